@@ -1,0 +1,1 @@
+"""Sound as tensors, as pictures and as files."""

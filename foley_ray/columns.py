@@ -1,0 +1,62 @@
+"""What crosses a stage boundary: the names, types, shapes and units of batch columns.
+
+A batch is a dict of equally long columns, one row per *candidate* (a clip request with n candidates is n rows that share
+`clip_id`). Arrays of differing length ride in object columns, so clips of any duration may share a batch. This is the form
+in which Ray Data hands over batches, and it pickles without any framework's tensors.
+
+Shape letters everywhere in the package: B rows, T samples, F mel frames (time), M mel bands, C channels, W latent frames
+(time), H latent bands, D embedding values.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Batch = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """One column: its name in the batch and what a row of it holds."""
+
+    name: str
+    meaning: str
+
+
+CLIP_ID = Column("clip_id", "str: the request's clip this candidate belongs to")
+CANDIDATE = Column("candidate", "int: index among the clip's candidates; draws its noise together with the seed")
+PROMPT = Column("prompt", "str: what the sound should be")
+SEED = Column("seed", "int: the clip's seed")
+STEPS = Column("steps", "int: sampling steps")
+GUIDANCE = Column("guidance", "float: classifier-free guidance scale; 1 means none")
+SAMPLER = Column("sampler", "str: ddim or dpmpp-2m")
+DURATION_S = Column("duration_s", "float: seconds of sound wanted")
+CONDITION = Column("condition", "float32 (D,): tuned text embedding that steers the diffusion model")
+TARGET = Column("target", "float32 (D,): unit CLAP embedding (of the text, or of a target sound) that ranks candidates")
+LATENT = Column("latent", "float32 (C, W, H): sampled latent, in the diffusion model's scale")
+WAVE = Column("wave", "float32 (T,): sound at the model's rate, within -1..1")
+SCORE = Column("score", "float: cosine between the wave's CLAP embedding and the target")
+AUDIO_EMBEDDING = Column("audio_embedding", "float32 (D,): unit CLAP embedding of the wave")
+
+
+def require(batch: Mapping[str, Any], columns: Iterable[Column], stage: str) -> int:
+    """Check that a batch has these columns, all equally long; returns the number of rows.
+
+    Raises ValueError (a programmer's error) that names the stage, what is missing and what was there.
+    """
+    missing = [column.name for column in columns if column.name not in batch]
+    if missing:
+        raise ValueError(f"stage {stage} needs columns {missing}, but the batch has {sorted(batch)}")
+    lengths = {name: len(values) for name, values in batch.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"stage {stage} got columns of differing length: {lengths}")
+    return next(iter(lengths.values()), 0)
+
+
+def ragged(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """Arrays of any shapes as one object column (numpy would otherwise stack or refuse them)."""
+    rows = list(rows)
+    column = np.empty(len(rows), dtype=object)
+    for index, row in enumerate(rows):
+        column[index] = row
+    return column

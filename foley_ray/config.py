@@ -1,0 +1,297 @@
+"""Typed settings and presets. Imports neither torch nor ray, so that reading a configuration stays instant.
+
+A preset is a function that returns one complete `Preset`; a variant copies one and changes fields. The model half is stored
+beside the weights (foley.json), the training half beside the run.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from foley_ray.errors import ConfigError
+from foley_ray.spec import AudioSpec
+
+Task = Literal["clap", "vae", "vocoder", "diffusion", "finetune"]
+TASKS: tuple[Task, ...] = get_args(Task)
+Sampler = Literal["ddim", "dpmpp-2m"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown key is an error rather than silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClapConfig(Settings):
+    """laion-clap's CLAP: an audio tower and a text tower (CLIP's byte-pair vocabulary) that meet in `embed_dim` values."""
+
+    embed_dim: int = Field(512, ge=8)
+    audio_tower: Literal["cnn6", "htsat-tiny", "htsat-base"] = "cnn6"
+    cnn_channels: tuple[int, int, int, int] = (64, 128, 256, 512)
+    sample_rate_hz: int = 22050
+    window_s: float = Field(4.0, gt=0, description="what the audio tower hears; shorter sound is repeated to fill it")
+    n_fft: int = 1024
+    hop_samples: int = 320
+    fmin_hz: int = 30
+    fmax_hz: int = 10000
+    text_width: int = Field(256, ge=8)
+    text_heads: int = 4
+    text_layers: int = 4
+
+
+class TuningConfig(Settings):
+    """The trainable layer between CLAP's text embedding and the diffusion model (the paper's embedding tuning)."""
+
+    kind: Literal["linear", "per_class", "none"] = "linear"
+    classes: tuple[str, ...] = Field((), description="class names of `per_class`; filled from the dataset")
+
+
+class UNetConfig(Settings):
+    """diffusers' UNet2DConditionModel with AudioLDM's layout: self-attention only, condition beside the time embedding."""
+
+    channels: tuple[int, ...] = (128, 256, 384, 640)
+    layers_per_block: int = 2
+    head_channels: int = Field(32, ge=1)
+    norm_groups: int = 32
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for width in self.channels:
+            if width % self.norm_groups or width % self.head_channels:
+                raise ValueError(
+                    f"UNet width {width} must be a multiple of norm_groups {self.norm_groups} "
+                    f"and of head_channels {self.head_channels}"
+                )
+        return self
+
+
+class VaeConfig(Settings):
+    """diffusers' AutoencoderKL over a one-channel mel picture; two halvings give the latent factor of 4."""
+
+    channels: tuple[int, ...] = (128, 256, 512)
+    layers_per_block: int = 2
+    norm_groups: int = 32
+    mid_attention: bool = True
+
+
+class VocoderConfig(Settings):
+    """mel -> wave: HiFi-GAN V1 (transformers' class), or a frame-rate network with an inverse-STFT head (Vocos family)."""
+
+    kind: Literal["hifigan", "istft"] = "hifigan"
+    channels: int = 512
+    upsample_rates: tuple[int, ...] = (8, 8, 2, 2)
+    upsample_kernels: tuple[int, ...] = (16, 16, 4, 4)
+    resblock_kernels: tuple[int, ...] = (3, 7, 11)
+    layers: int = Field(8, description="blocks of the istft kind")
+
+
+class DiffusionConfig(Settings):
+    """The noise process (system.md A.2): scaled-linear betas over 1000 steps."""
+
+    train_steps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0195
+    prediction: Literal["epsilon", "v"] = "epsilon"
+
+
+class ModelConfig(Settings):
+    """Everything that decides the shape of a model folder's parts."""
+
+    audio: AudioSpec = AudioSpec()
+    clap: ClapConfig = ClapConfig()
+    tuning: TuningConfig = TuningConfig()
+    unet: UNetConfig = UNetConfig()
+    vae: VaeConfig = VaeConfig()
+    vocoder: VocoderConfig = VocoderConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        halvings = len(self.vae.channels) - 1
+        if 2**halvings != self.audio.latent_factor:
+            raise ValueError(
+                f"a VAE of {len(self.vae.channels)} widths shrinks by {2**halvings}, but audio.latent_factor is "
+                f"{self.audio.latent_factor}"
+            )
+        if self.vocoder.kind == "hifigan":
+            product = 1
+            for rate in self.vocoder.upsample_rates:
+                product *= rate
+            if product != self.audio.hop_samples:
+                raise ValueError(f"vocoder.upsample_rates multiply to {product}, not to hop_samples {self.audio.hop_samples}")
+        return self
+
+
+class TrainConfig(Settings):
+    """How one task is trained. Batch size is per worker; lengths of time are in optimiser steps."""
+
+    steps: int = Field(1000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(3e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    final_lr_scale: float = Field(1.0, ge=0, le=1, description="cosine decay ends at this share of lr; 1 keeps it constant")
+    clip_grad_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    seed: int = 0
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(10, ge=1)
+    balance_classes: bool = Field(False, description="draw every class equally often instead of every recording")
+    augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")
+    # vae and vocoder
+    adversarial_from: int = Field(0, ge=0, description="step at which the discriminator joins")
+    adversarial_weight: float = Field(1.0, ge=0)
+    segment_samples: int = Field(8192, ge=1024, description="length of the vocoder's training crop")
+    feature_weight: float = Field(2.0, ge=0)
+    mel_weight: float = Field(45.0, ge=0)
+    kl_weight: float = Field(1e-4, ge=0, description="KL per latent value against L1 per mel value")
+    # diffusion and finetune
+    condition_dropout: float = Field(0.1, ge=0, le=1)
+    snr_gamma: float | None = Field(None, description="min-SNR loss weighting (arXiv 2303.09556); off when absent")
+
+
+class Preset(Settings):
+    """A named, complete configuration: a model and how each of its parts is trained."""
+
+    name: str
+    model: ModelConfig
+    training: dict[Task, TrainConfig]
+
+
+def tiny() -> Preset:
+    """Real classes, under 2 M parameters, for tests and demonstrations: sounds like nothing, runs in seconds."""
+    return Preset(
+        name="tiny",
+        model=ModelConfig(
+            audio=AudioSpec(clip_s=1.0),
+            clap=ClapConfig(
+                embed_dim=32,
+                cnn_channels=(8, 16, 32, 64),
+                window_s=1.0,
+                text_width=16,
+                text_heads=2,
+                text_layers=1,
+            ),
+            unet=UNetConfig(channels=(16, 32), layers_per_block=1, head_channels=8, norm_groups=8),
+            vae=VaeConfig(channels=(8, 16, 16), layers_per_block=1, norm_groups=4, mid_attention=False),
+            vocoder=VocoderConfig(kind="istft", channels=64, layers=2),
+        ),
+        training={
+            "clap": TrainConfig(steps=60, batch_size=8, lr=1e-3, warmup_steps=5, ema_decay=0.95),
+            "vae": TrainConfig(steps=60, batch_size=4, lr=2e-3, warmup_steps=5, ema_decay=0.95, adversarial_from=50),
+            "vocoder": TrainConfig(steps=40, batch_size=4, lr=1e-3, betas=(0.8, 0.99), ema_decay=0.9, clip_grad_norm=100.0),
+            "diffusion": TrainConfig(steps=100, batch_size=8, lr=2e-3, warmup_steps=5, ema_decay=0.95),
+            "finetune": TrainConfig(steps=60, batch_size=8, lr=1e-3, warmup_steps=5, ema_decay=0.95),
+        },
+    )
+
+
+def default() -> Preset:
+    """The model that ships: the paper's latent (8 x 86 x 20 for 4 s) at sizes that two CPU cores train and run."""
+    return Preset(
+        name="default",
+        model=ModelConfig(
+            clap=ClapConfig(text_width=96, text_heads=4, text_layers=3),
+            unet=UNetConfig(channels=(32, 64, 96, 160)),
+            vae=VaeConfig(channels=(32, 64, 128), layers_per_block=1, norm_groups=16, mid_attention=False),
+            vocoder=VocoderConfig(kind="istft", channels=256, layers=8),
+            diffusion=DiffusionConfig(prediction="v"),
+        ),
+        training={
+            "clap": TrainConfig(
+                steps=4000, batch_size=24, lr=1e-3, weight_decay=0.01, warmup_steps=100, final_lr_scale=0.05,
+                ema_decay=0.999, balance_classes=True, augment=True,
+            ),
+            "vae": TrainConfig(
+                steps=20000, batch_size=4, lr=5e-4, betas=(0.5, 0.9), warmup_steps=200, ema_decay=0.999,
+                adversarial_from=8000, adversarial_weight=0.5, balance_classes=True, augment=True, final_lr_scale=0.1,
+            ),
+            "vocoder": TrainConfig(
+                steps=40000, batch_size=8, lr=5e-4, betas=(0.8, 0.99), warmup_steps=200, ema_decay=0.999,
+                segment_samples=16384, clip_grad_norm=100.0, balance_classes=True, augment=True, final_lr_scale=0.1,
+            ),
+            "diffusion": TrainConfig(
+                steps=20000, batch_size=8, lr=4e-4, weight_decay=0.01, warmup_steps=500, ema_decay=0.9995,
+                balance_classes=True, augment=True, snr_gamma=5.0, final_lr_scale=0.1,
+            ),
+            "finetune": TrainConfig(
+                steps=10000, batch_size=8, lr=2e-4, weight_decay=0.01, warmup_steps=200, ema_decay=0.9995,
+                balance_classes=True, augment=True, snr_gamma=5.0, final_lr_scale=0.1,
+            ),
+        },
+    )  # fmt: skip
+
+
+def small() -> Preset:
+    """The paper's LDM-S (system.md A.2): UNet of 128 channels, 185 M parameters, 22.05 kHz."""
+    return Preset(
+        name="small",
+        model=ModelConfig(
+            clap=ClapConfig(audio_tower="htsat-tiny", sample_rate_hz=48000, window_s=10.0, hop_samples=480, fmin_hz=50,
+                            fmax_hz=14000, text_width=512, text_heads=8, text_layers=12),
+        ),
+        training=_paper_training(),
+    )  # fmt: skip
+
+
+def large() -> Preset:
+    """The paper's LDM-L: UNet of 192 channels, 416 M parameters, 16 kHz, 64 mels, resampled afterwards."""
+    return Preset(
+        name="large",
+        model=ModelConfig(
+            audio=AudioSpec(sample_rate_hz=16000, hop_samples=160, mel_bands=64),
+            clap=ClapConfig(audio_tower="htsat-base", sample_rate_hz=48000, window_s=10.0, hop_samples=480, fmin_hz=50,
+                            fmax_hz=14000, text_width=512, text_heads=8, text_layers=12),
+            unet=UNetConfig(channels=(192, 384, 576, 960)),
+            vocoder=VocoderConfig(channels=1024, upsample_rates=(5, 4, 2, 2, 2), upsample_kernels=(16, 16, 8, 4, 4)),
+        ),
+        training=_paper_training(),
+    )  # fmt: skip
+
+
+def _paper_training() -> dict[Task, TrainConfig]:
+    """Learning rates, batch sizes and step counts of system.md A.2 and A.3 where it has them."""
+    ldm = TrainConfig(steps=800_000, batch_size=8, lr=3e-5, warmup_steps=2000, checkpoint_every=5000)
+    return {
+        "clap": TrainConfig(steps=100_000, batch_size=64, lr=1e-4, weight_decay=0.01, warmup_steps=2000),
+        "vae": TrainConfig(steps=1_445_000, batch_size=4, lr=4.5e-5, betas=(0.5, 0.9), adversarial_from=50_001,
+                           adversarial_weight=0.5, kl_weight=1e-6, checkpoint_every=5000),
+        "vocoder": TrainConfig(steps=1_080_000, batch_size=16, lr=2e-4, betas=(0.8, 0.99), clip_grad_norm=1000.0,
+                               checkpoint_every=5000),
+        "diffusion": ldm,
+        "finetune": ldm.model_copy(update={"steps": 100_000}),
+    }  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {f.__name__: f for f in (tiny, default, small, large)}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises ConfigError naming those that exist."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; choose one of: {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+def override(train: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
+    """The same training settings with some keys replaced, checked. Raises ConfigError naming key, value and rule."""
+    try:
+        return TrainConfig.model_validate({**train.model_dump(), **changes})
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """pydantic's report on one line: each key, the value seen, the rule it breaks."""
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "settings"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"{key}: no such setting")
+        else:
+            parts.append(f"{key} = {item['input']!r}: {item['msg']}")
+    return "; ".join(parts)

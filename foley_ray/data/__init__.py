@@ -1,0 +1,1 @@
+"""Recordings -> manifest -> dataset (Parquet) -> batches, on Ray Data."""

@@ -1,0 +1,1 @@
+"""batches -> task -> checkpoint: losses, one task per model, the Accelerate loop, and Ray Train around it."""
