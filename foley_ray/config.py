@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from foley_ray.errors import ConfigError
-from foley_ray.spec import AudioSpec
+from foley_ray.spec import MAX_DURATION_S, MIN_DURATION_S, AudioSpec
 
 Task = Literal["clap", "vae", "vocoder", "diffusion", "finetune"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -140,18 +140,33 @@ class TrainConfig(Settings):
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)
-    balance_classes: bool = Field(False, description="draw every class equally often instead of every recording")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")
     # vae and vocoder
     adversarial_from: int = Field(0, ge=0, description="step at which the discriminator joins")
     adversarial_weight: float = Field(1.0, ge=0)
     segment_samples: int = Field(8192, ge=1024, description="length of the vocoder's training crop")
+    critic_channels: int = Field(32, ge=1, description="width of the discriminators; HiFi-GAN has 32")
     feature_weight: float = Field(2.0, ge=0)
     mel_weight: float = Field(45.0, ge=0)
     kl_weight: float = Field(1e-4, ge=0, description="KL per latent value against L1 per mel value")
     # diffusion and finetune
     condition_dropout: float = Field(0.1, ge=0, le=1)
     snr_gamma: float | None = Field(None, description="min-SNR loss weighting (arXiv 2303.09556); off when absent")
+
+
+class ClipSettings(Settings):
+    """How a clip is made: the same prompt, seed and settings give the same wave, wherever and beside whatever they run."""
+
+    duration_s: float = Field(4.0, ge=MIN_DURATION_S, le=MAX_DURATION_S)
+    candidates: int = Field(3, ge=1, le=100)
+    steps: int = Field(20, ge=1, le=1000)
+    guidance: float = Field(2.5, ge=1.0, le=20.0)
+    sampler: Sampler = "dpmpp-2m"
+    eta: float = Field(0.0, ge=0.0, le=1.0, description="noise put back at each step of ddim; the paper uses 1")
+    threshold: float | None = Field(None, ge=-1.0, le=1.0, description="score below which another draw is made")
+    max_redraws: int = Field(3, ge=0, le=100)
 
 
 class Preset(Settings):
@@ -204,23 +219,23 @@ def default() -> Preset:
         training={
             "clap": TrainConfig(
                 steps=4000, batch_size=24, lr=1e-3, weight_decay=0.01, warmup_steps=100, final_lr_scale=0.05,
-                ema_decay=0.999, balance_classes=True, augment=True,
+                ema_decay=0.999, balance=0.6, augment=True,
             ),
             "vae": TrainConfig(
                 steps=20000, batch_size=4, lr=5e-4, betas=(0.5, 0.9), warmup_steps=200, ema_decay=0.999,
-                adversarial_from=8000, adversarial_weight=0.5, balance_classes=True, augment=True, final_lr_scale=0.1,
+                adversarial_from=8000, adversarial_weight=0.5, balance=0.6, augment=True, final_lr_scale=0.1,
             ),
             "vocoder": TrainConfig(
                 steps=40000, batch_size=8, lr=5e-4, betas=(0.8, 0.99), warmup_steps=200, ema_decay=0.999,
-                segment_samples=16384, clip_grad_norm=100.0, balance_classes=True, augment=True, final_lr_scale=0.1,
+                segment_samples=16384, clip_grad_norm=100.0, balance=0.6, augment=True, final_lr_scale=0.1,
             ),
             "diffusion": TrainConfig(
                 steps=20000, batch_size=8, lr=4e-4, weight_decay=0.01, warmup_steps=500, ema_decay=0.9995,
-                balance_classes=True, augment=True, snr_gamma=5.0, final_lr_scale=0.1,
+                balance=0.6, augment=True, snr_gamma=5.0, final_lr_scale=0.1,
             ),
             "finetune": TrainConfig(
                 steps=10000, batch_size=8, lr=2e-4, weight_decay=0.01, warmup_steps=200, ema_decay=0.9995,
-                balance_classes=True, augment=True, snr_gamma=5.0, final_lr_scale=0.1,
+                balance=0.6, augment=True, snr_gamma=5.0, final_lr_scale=0.1,
             ),
         },
     )  # fmt: skip

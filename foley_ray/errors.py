@@ -9,6 +9,7 @@
     ├── TrainingError        a run that must stop
     │   └── NonFiniteLoss    a loss that became NaN or infinite; the weights are as before the step
     ├── PromptError          a prompt or clip setting that cannot be generated
+    ├── GenerationError      a candidate that failed while it was made
     └── OutputError          a path that cannot be written
 
 Each message names the thing, the value seen and what to do. The command line prints it on one line and exits with 2;
@@ -50,6 +51,10 @@ class NonFiniteLoss(TrainingError):
 
 class PromptError(FoleyError):
     """A prompt or clip setting that cannot be generated."""
+
+
+class GenerationError(FoleyError):
+    """A candidate failed while it was made; its neighbours are not touched."""
 
 
 class OutputError(FoleyError):

@@ -1,0 +1,235 @@
+"""A model folder: laid out as diffusers lays one out, written whole or not at all, never a pickle.
+
+    MODEL/
+      foley.json          settings, latent scale, and for each part its digest, what it was trained on and with; written last
+      model_index.json    diffusers' table of parts
+      clap/ tuning/ unet/ vae/ vocoder/    config.json and safetensors
+      scheduler/          the noise schedule in diffusers' words
+
+A folder may hold some of the parts (what one training task made); `assemble` puts parts of several folders together and
+refuses those that were not made for each other.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foley_ray import __version__
+from foley_ray.config import ModelConfig, describe
+from foley_ray.errors import ModelError, OutputError
+
+Part = Literal["clap", "tuning", "unet", "vae", "vocoder"]
+PARTS: tuple[Part, ...] = get_args(Part)
+INFO_FILE = "foley.json"
+FORMAT = 1
+MAX_FILE_BYTES = 14_000_000
+"""Networks are cut into files of this size, which fits the limits of code hosts and package indexes."""
+
+LIBRARY_CLASSES = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+
+
+class PartInfo(BaseModel):
+    """Where one part came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    made_for: dict[Part, str] = {}
+    """Digests of the parts this one was trained against: a UNet knows only the latents of its VAE and the space of its CLAP."""
+    training: dict[str, Any] = {}
+    """Task, steps, dataset digest, settings, scores: how to make it again."""
+
+
+class ModelInfo(BaseModel):
+    """foley.json: what a model folder holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    foley_ray: str = __version__
+    preset: str
+    model: ModelConfig
+    latent_scale: float = 1.0
+    """What the diffusion model multiplies VAE latents by, so that they have unit spread."""
+    parts: dict[Part, PartInfo] = {}
+    licences: list[str] = []
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any weight or setting: the model's identity in every clip's metadata."""
+        known = {"model": self.model.model_dump(mode="json"), "scale": self.latent_scale}
+        known["parts"] = {name: part.digest for name, part in sorted(self.parts.items())}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+    def with_part(self, name: Part, part: PartInfo, **changes: Any) -> Self:
+        """The same with one part added or replaced."""
+        return self.model_copy(update={"parts": {**self.parts, name: part}, **changes})
+
+
+def part_digest(folder: Path) -> str:
+    """16 hexadecimal digits over the names and bytes of a part's safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def read_info(folder: Path, needs: Sequence[Part] = ()) -> ModelInfo:
+    """What a model folder says of itself. Raises ModelError if it is none, or lacks one of the parts `needs`."""
+    path = folder / INFO_FILE
+    if not folder.is_dir():
+        raise ModelError(f"no model folder at {folder}; give the folder that `foley train` or `foley assemble` wrote")
+    if not path.is_file():
+        found = ", ".join(sorted(item.name for item in folder.iterdir())[:6]) or "nothing"
+        raise ModelError(f"{folder} is no model folder: it has no {INFO_FILE} (it holds: {found})")
+    try:
+        info = ModelInfo.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ModelError(f"{path} cannot be read: {describe(error)}") from None
+    if info.format > FORMAT:
+        raise ModelError(f"{path} has format {info.format}, newer than this foley_ray {__version__} knows; update foley_ray")
+    missing = [name for name in needs if name not in info.parts]
+    if missing:
+        raise ModelError(
+            f"model folder {folder} lacks {', '.join(missing)} (it has: {', '.join(info.parts) or 'no parts'}); "
+            "train what is missing, then put the parts together with `foley assemble`"
+        )
+    check_fit(info, folder)
+    return info
+
+
+def check_fit(info: ModelInfo, where: Path) -> None:
+    """Raise ModelError if a part was trained against another CLAP or VAE than the one beside it."""
+    for name, part in info.parts.items():
+        for other, digest in part.made_for.items():
+            if other in info.parts and info.parts[other].digest != digest:
+                raise ModelError(
+                    f"parts of {where} do not fit each other: {name} was trained with {other} {digest}, but {other} here is "
+                    f"{info.parts[other].digest}; train {name} again or use the {other} it was made for"
+                )
+
+
+def load_part(folder: Path, name: Part) -> Any:
+    """One part as a module in float32, ready to use (eval mode). Raises ModelError if weights and settings disagree."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from foley_ray.models.clap import Clap
+    from foley_ray.models.tuning import Tuning
+    from foley_ray.models.vocoder import load_vocoder
+
+    place = folder / name
+    try:
+        if name == "unet":
+            part = UNet2DConditionModel.from_pretrained(place, torch_dtype=torch.float32, local_files_only=True)
+        elif name == "vae":
+            part = AutoencoderKL.from_pretrained(place, torch_dtype=torch.float32, local_files_only=True)
+        else:
+            part = {"clap": Clap.from_pretrained, "tuning": Tuning.from_pretrained, "vocoder": load_vocoder}[name](place)
+    except (OSError, KeyError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        raise ModelError(f"part {name} of {folder} cannot be loaded: {error}") from error
+    return part.float().eval()
+
+
+def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path]) -> ModelInfo:
+    """Write a model folder from modules, or from part folders to copy; replaces one that is there.
+
+    Everything is written to a temporary name beside `out`, foley.json last, and then renamed: the folder is whole or absent.
+    Digests in `info` are filled in for modules. Raises OutputError if the place cannot be written.
+    """
+    if out.exists() and not (out / INFO_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists and is no model folder; choose another place, nothing there was touched")
+    temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    try:
+        temporary.mkdir(parents=True)
+        for name, part in parts.items():
+            place = temporary / name
+            if isinstance(part, Path):
+                shutil.copytree(part, place)
+            else:
+                sharded = {"max_shard_size": MAX_FILE_BYTES} if name in LIBRARY_CLASSES else {}
+                part.save_pretrained(place, **sharded)
+            known = info.parts.get(name, PartInfo(digest=""))
+            info = info.with_part(name, known.model_copy(update={"digest": part_digest(place)}))
+        if "vae" in parts:
+            _set_json(temporary / "vae" / "config.json", {"scaling_factor": info.latent_scale})
+        _write_diffusers_files(temporary, info)
+        (temporary / INFO_FILE).write_text(info.model_dump_json(indent=1))
+        for path in temporary.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors makes its files readable by the owner alone
+        if out.exists():
+            out.rename(replaced)
+        temporary.rename(out)
+    except OSError as error:
+        raise OutputError(f"cannot write model folder {out}: {error.strerror or error}; choose another place") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if out.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+    return info
+
+
+def assemble(sources: Sequence[Path], out: Path) -> ModelInfo:
+    """Put the parts of several model folders into one; where two have the same part, the later folder's is taken.
+
+    Raises ModelError if their settings differ or a part was made for another one, OutputError if `out` cannot be written.
+    """
+    infos = [(folder, read_info(folder)) for folder in sources]
+    chosen: dict[Part, tuple[Path, ModelInfo]] = {name: (folder, info) for folder, info in infos for name in info.parts}
+    base_folder, base = infos[-1]
+    for folder, info in infos[:-1]:
+        differing = [
+            name
+            for name in ("audio", "clap", "unet", "vae", "vocoder", "diffusion")
+            if getattr(info.model, name) != getattr(base.model, name)
+        ]
+        if differing:
+            raise ModelError(f"{folder} and {base_folder} are models of different settings: {', '.join(differing)} differ")
+    model = base.model
+    if "tuning" in chosen:
+        model = model.model_copy(update={"tuning": chosen["tuning"][1].model.tuning})
+    scale = chosen["unet"][1].latent_scale if "unet" in chosen else base.latent_scale
+    info = ModelInfo(
+        preset=base.preset,
+        model=model,
+        latent_scale=scale,
+        parts={name: owner.parts[name] for name, (_, owner) in chosen.items()},
+        licences=sorted({licence for _, owner in infos for licence in owner.licences}),
+    )
+    check_fit(info, out)
+    return save_model(out, info, {name: folder / name for name, (folder, _) in chosen.items()})
+
+
+def _write_diffusers_files(folder: Path, info: ModelInfo) -> None:
+    """model_index.json and scheduler/, so that diffusers' from_pretrained(subfolder=...) works on each part."""
+    diffusion = info.model.diffusion
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": diffusion.train_steps,
+        "beta_start": diffusion.beta_start,
+        "beta_end": diffusion.beta_end,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction" if diffusion.prediction == "v" else "epsilon",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
+    index = {"_class_name": "FoleyPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+    index |= {name: LIBRARY_CLASSES.get(name, ["foley_ray", name]) for name in sorted(info.parts)}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+
+
+def _set_json(path: Path, changes: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=1))

@@ -1,0 +1,262 @@
+"""`foley`: the command line. Each command imports what it needs when it runs, so that --help is instant.
+
+Errors of ours (errors.py) end in one line on standard error and exit status 2.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from foley_ray import __version__
+from foley_ray.config import PRESETS, SAMPLERS, TASKS, ClipSettings, TrainConfig, describe, override, preset
+from foley_ray.errors import ConfigError, FoleyError, PromptError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Foley from text: train it, run it, scale it."
+)
+out_console = Console(highlight=False, soft_wrap=True)
+error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the `foley` program."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns at every start until this is decided
+    try:
+        app(standalone_mode=False)
+    except FoleyError as error:
+        error_console.print(f"[bold red]error:[/] {_plain(error)}")
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        error_console.print("stopped; what was finished is kept, and the same command goes on from there")
+        sys.exit(130)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            error_console.print(f"[bold red]error:[/] {error.format_message()} (see --help)")
+            sys.exit(2)
+        raise
+
+
+def _plain(error: BaseException) -> str:
+    return " ".join(str(error).split()).replace("[", r"\[")
+
+
+@contextmanager
+def _settings_errors() -> Iterator[None]:
+    """Turn pydantic's report into ours."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out_console.print(f"foley_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Foley from text: train it, run it, scale it."""
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="folder with metadata.csv, one folder per class, or a Hugging Face audiofolder")],
+    out: Annotated[Path, typer.Option(help="dataset folder to write")],
+    preset_name: Annotated[str, typer.Option("--preset", help=f"sets the sample rate: {', '.join(PRESETS)}")] = "default",
+    eval_share: Annotated[float, typer.Option(help="share of recordings held out, where the source has no split")] = 0.1,
+    overwrite: Annotated[bool, typer.Option(help="replace a finished dataset at --out")] = False,
+) -> None:
+    """Read, check and convert recordings into a Parquet dataset; what cannot be used is listed with its reason."""
+    rate = preset(preset_name).model.audio.sample_rate_hz
+    from foley_ray.data.ingest import IngestSettings, ingest as run_ingest
+
+    with _settings_errors():
+        settings = IngestSettings(eval_share=eval_share)
+    info = run_ingest(source, out, sample_rate_hz=rate, settings=settings, overwrite=overwrite)
+    out_console.print(
+        f"{out}: {info.rows()} recordings, {info.hours:.2f} h at {info.sample_rate_hz} Hz, {len(info.classes)} classes "
+        f"({info.rows('train')} train, {info.rows('eval')} eval)"
+    )
+    if info.quarantined:
+        out_console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in sorted(info.quarantined.items())))
+        out_console.print(f"reasons are listed in {out / 'quarantine.parquet'}")
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help=" | ".join(TASKS))],
+    data: Annotated[Path, typer.Option(help="dataset that `foley ingest` wrote")],
+    out: Annotated[Path, typer.Option(help="run folder; the same folder continues")],
+    preset_name: Annotated[str, typer.Option("--preset", help=" | ".join(PRESETS))] = "default",
+    init: Annotated[
+        list[Path] | None, typer.Option(help="run or model folder that gives frozen parts and the warm start; repeatable")
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="training setting as key=value, such as lr=1e-4; repeatable")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="rows per worker and step")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers")] = 2,
+    gpu: Annotated[bool, typer.Option(help="one GPU per worker")] = False,
+    shippable_only: Annotated[bool, typer.Option(help="use only rows whose licence lets the model be given away")] = False,
+    captions: Annotated[Path | None, typer.Option(help="YAML of class: [wordings], drawn instead of the rows' captions")] = None,
+    tuning: Annotated[str | None, typer.Option(help="finetune: linear | per_class | none")] = None,
+) -> None:
+    """Train one part with Ray Train; stopped or killed, the same command goes on from the last checkpoint."""
+    chosen = preset(preset_name)
+    if task not in TASKS:
+        raise ConfigError(f"unknown task {task!r}; choose one of: {', '.join(TASKS)}")
+    changes = _assignments(setting or [])
+    changes |= {key: value for key, value in (("steps", steps), ("batch_size", batch_size)) if value is not None}
+    settings = override(chosen.training[task], changes)
+    if tuning is not None:
+        with _settings_errors():
+            model = type(chosen.model).model_validate({**chosen.model.model_dump(), "tuning": {"kind": tuning}})
+        chosen = chosen.model_copy(update={"model": model})
+    from foley_ray.data.captions import read_captions
+    from foley_ray.training.worker import Run, train as run_training
+
+    run = Run(
+        task=task,
+        preset=chosen,
+        train=settings,
+        dataset=data,
+        out=out,
+        init=tuple(init or ()),
+        shippable_only=shippable_only,
+        captions=read_captions(captions) if captions else {},
+        workers=workers,
+        use_gpu=gpu,
+    )
+    info = run_training(run, lambda metrics: out_console.print(_progress_line(task, settings, metrics)))
+    out_console.print(f"{out / 'model'}: {', '.join(info.parts)} after {settings.steps} steps")
+
+
+def _assignments(items: list[str]) -> dict[str, Any]:
+    """key=value options; values are read as YAML scalars, so that 1e-4, true and [0.8, 0.99] mean what they say."""
+    import yaml
+
+    changes: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or key not in TrainConfig.model_fields:
+            known = ", ".join(TrainConfig.model_fields)
+            raise ConfigError(f"--set {item!r} is no key=value of a training setting; settings are: {known}")
+        parsed = yaml.safe_load(value)
+        try:  # YAML 1.1 takes 1e-4 for a word
+            parsed = float(parsed) if isinstance(parsed, str) else parsed
+        except ValueError:
+            pass
+        changes[key] = parsed
+    return changes
+
+
+def _progress_line(task: str, settings: TrainConfig, metrics: dict[str, float]) -> str:
+    rates = {"step", "samples_per_s", "data_wait", "left_s", "lr"}
+    losses = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in rates)
+    left_min, left_s = divmod(round(metrics["left_s"]), 60)
+    return (
+        f"{task} {metrics['step']:.0f}/{settings.steps}  {losses}  {metrics['samples_per_s']:.1f} samples/s  "
+        f"data wait {metrics['data_wait']:.0%}  {left_min}m{left_s:02d}s left"
+    )
+
+
+@app.command()
+def assemble(
+    sources: Annotated[list[Path], typer.Argument(help="run or model folders; of two with the same part the later one's is taken")],
+    out: Annotated[Path, typer.Option(help="model folder to write")],
+) -> None:
+    """Put trained parts together into one model folder."""
+    from foley_ray.checkpoint import PARTS, assemble as put_together
+    from foley_ray.training.worker import model_folder
+
+    info = put_together([model_folder(source) for source in sources], out)
+    missing = [name for name in PARTS if name not in info.parts and name != "tuning"]
+    still = f"; still missing: {', '.join(missing)}" if missing else ""
+    out_console.print(f"{out}: model {info.digest} with {', '.join(info.parts)}{still}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="what the sound should be, such as 'a dog bark'")] = None,
+    model: Annotated[Path | None, typer.Option(help="model folder")] = None,
+    out: Annotated[Path, typer.Option(help="folder for WAV, picture and JSON of each clip")] = Path("out"),
+    prompts: Annotated[Path | None, typer.Option(help="text file of prompts, one a line")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="clips per prompt")] = 1,
+    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = 3,
+    steps: Annotated[int, typer.Option(help="sampling steps")] = 20,
+    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = 2.5,
+    sampler: Annotated[str, typer.Option(help=" | ".join(SAMPLERS))] = "dpmpp-2m",
+    eta: Annotated[float, typer.Option(help="ddim: noise put back at each step, 0 to 1")] = 0.0,
+    duration: Annotated[float, typer.Option(help="seconds, 0.5 to 10")] = 4.0,
+    seed: Annotated[int | None, typer.Option(help="seed of the first clip; the next clips count up from it")] = None,
+    threshold: Annotated[float | None, typer.Option(help="score below which candidates are drawn again")] = None,
+    max_redraws: Annotated[int, typer.Option(help="how often at most")] = 3,
+    targets: Annotated[Path | None, typer.Option(help="folder of sounds: each clip is chosen against one of them")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Generate sounds from a prompt, best of n candidates each."""
+    if (prompt is None) == (prompts is None):
+        raise PromptError("give one prompt, or a text file of them with --prompts")
+    with _settings_errors():
+        settings = ClipSettings.model_validate(
+            {
+                "duration_s": duration,
+                "candidates": candidates,
+                "steps": steps,
+                "guidance": guidance,
+                "sampler": sampler,
+                "eta": eta,
+                "threshold": threshold,
+                "max_redraws": max_redraws,
+            }
+        )
+    from foley_ray import generate as files
+    from foley_ray.pipeline import Pipeline
+
+    wanted = files.read_prompts(prompts) if prompts else [prompt or ""]
+    seed = _seed(seed)
+    files.check_writable(out)
+    pipeline = Pipeline(model or _default_model(), device)
+    found = pipeline.rank.embed_folder(targets) if targets else None
+    requests = files.requests_for(wanted, count, seed, settings, found)
+    pipeline.check(requests)
+    out_console.print(f"model {pipeline.info.digest} ({pipeline.info.preset}), {len(requests)} clips, first seed {seed}")
+    with error_console.status("") as status:
+        clips = pipeline.generate(requests, lambda done, total: status.update(f"sampling, {done}/{total} candidate steps"))
+        for index, clip in enumerate(clips):
+            path = files.write_clip(out, index, clip, pipeline.info)
+            below = "" if clip.passed else f"  below the threshold after {settings.max_redraws} redraws, the best there was"
+            out_console.print(f"{path}  score {clip.score:.3f} (best of {len(clip.scores)}){below}")
+
+
+def _seed(seed: int | None) -> int:
+    from foley_ray.generate import MAX_SEED
+
+    if seed is None:
+        import secrets
+
+        return secrets.randbelow(MAX_SEED)
+    if not 0 <= seed <= MAX_SEED:
+        raise PromptError(f"--seed {seed} must lie between 0 and {MAX_SEED}")
+    return seed
+
+
+def _default_model() -> Path:
+    path = Path(__file__).with_name("default_model")
+    if not (path / "foley.json").is_file():
+        raise ConfigError("no trained model ships yet: give one with --model, or make a small one with `foley demo`")
+    return path
+
+
+if __name__ == "__main__":
+    main()

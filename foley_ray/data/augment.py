@@ -1,0 +1,73 @@
+"""From a recording to a training crop: level, augmentation, length. Pure numpy; all randomness comes from the caller's rng.
+
+Small sets need it: DCASE's own development set has 5 hours, a studio's folder may have ten files (system.md A.2 lists what the
+parent system does: mean and peak normalisation, random crop, zero padding at a random offset, mixing with Beta(5, 5)).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from foley_ray.audio.wave import TRAINING_PEAK, change_speed, fit, level
+
+SHORT_S = 1.0
+"""A recording below this is one event (a key press, a step), of which a clip of its class normally holds several."""
+
+SPEED_RANGE = 0.12
+GAIN_RANGE_DB = 8.0
+MIX_SHARE = 0.2
+
+
+def training_crop(
+    wave_T: np.ndarray,
+    samples: int,
+    sample_rate_hz: int,
+    rng: np.random.Generator,
+    augment: bool,
+    another: Callable[[], np.ndarray] | None = None,
+) -> np.ndarray:
+    """A recording (T,) as a crop of exactly `samples`, float32, peak 0.5 (lower with augmentation's random gain).
+
+    `another` gives a second recording of the same class, for mixing and for sequences of short events; it is called at most a
+    few times, and only with `augment`.
+    """
+    wave_T = level(wave_T)
+    if augment:
+        wave_T = _vary(wave_T, rng)
+        if len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < 0.75:
+            wave_T = _sequence(wave_T, samples, sample_rate_hz, rng, another)
+        elif another is not None and rng.random() < MIX_SHARE:
+            share = np.float32(rng.beta(5, 5))
+            other_T = fit(_vary(level(another()), rng), len(wave_T), rng)
+            wave_T = share * wave_T + (1 - share) * other_T
+    crop_T = level(fit(wave_T, samples, rng))
+    if augment:
+        crop_T = crop_T * np.float32(10 ** (-rng.uniform(0, GAIN_RANGE_DB) / 20))
+    return np.ascontiguousarray(crop_T, dtype=np.float32)
+
+
+def _vary(wave_T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Half of the time, another speed (pitch moves along); a random polarity always."""
+    if rng.random() < 0.5:
+        wave_T = change_speed(wave_T, float(np.exp(rng.uniform(-SPEED_RANGE, SPEED_RANGE))))
+    return wave_T if rng.random() < 0.5 else -wave_T
+
+
+def _sequence(
+    first_T: np.ndarray,
+    samples: int,
+    sample_rate_hz: int,
+    rng: np.random.Generator,
+    another: Callable[[], np.ndarray],
+) -> np.ndarray:
+    """Several short events one after another at a slightly irregular pace, over part or all of the clip."""
+    out_T = np.zeros(samples, dtype=np.float32)
+    sources = [first_T] + [level(another()) for _ in range(int(rng.integers(0, 3)))]
+    pace_s = max(float(rng.uniform(0.12, 0.7)), 0.6 * len(first_T) / sample_rate_hz)
+    at_s = float(rng.uniform(0.0, 0.4))
+    while (start := int(at_s * sample_rate_hz)) < samples:
+        event_T = _vary(sources[int(rng.integers(len(sources)))], rng)[: samples - start]
+        out_T[start : start + len(event_T)] += event_T * np.float32(rng.uniform(0.4, 1.0))
+        at_s += pace_s * float(rng.uniform(0.7, 1.4))
+    peak = float(np.max(np.abs(out_T), initial=0.0))
+    return out_T * np.float32(TRAINING_PEAK / peak) if peak > 0 else out_T

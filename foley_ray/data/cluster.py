@@ -1,0 +1,76 @@
+"""Starting Ray, or joining the cluster that is there. The one place where foley_ray calls `ray.init`."""
+
+import logging
+import os
+import secrets
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import ray
+import ray.data
+
+from foley_ray.errors import ConfigError
+
+
+def ensure_ray(num_cpus: int | None = None) -> None:
+    """Make Ray usable in this process; does nothing where it already is.
+
+    Joins the cluster named by RAY_ADDRESS (which `ray job submit` sets for its driver), else starts one on this machine
+    that ends with this process, with `num_cpus` cores (None: all). Raises ConfigError when the named cluster cannot be
+    joined.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address)
+    else:
+        _start(num_cpus)
+
+
+def quiet_progress() -> None:
+    """Keep Ray Data's bars and notices off the console: foley_ray reports progress itself. Its log file still has them."""
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+
+
+def _start(num_cpus: int | None) -> None:
+    """A private cluster on this machine, guarded by a token.
+
+    Ray guards a new local cluster with the token in ~/.ray, and writes one there first. A home may be read-only or
+    shared, so where no token exists this process makes its own; worker processes inherit it. RAY_AUTH_MODE is left
+    alone: Ray reads it when imported, and setting it later leaves the driver and its cluster with different modes.
+    """
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if not named and not Path("~/.ray/auth_token").expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # It would announce, as a warning, that the token is on.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    # "local" and not None: None joins any cluster that a bystander started on this machine.
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+
+
+def _join(address: str) -> None:
+    """Join a running cluster. Its worker processes and cores are its own affair, so `num_cpus` has no say here."""
+    try:
+        _probe(address)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    except (OSError, ray.exceptions.RaySystemError, ray.exceptions.AuthenticationError) as error:
+        reason = str(error).split(". ")[0].strip()
+        raise ConfigError(
+            f"cannot join the Ray cluster at RAY_ADDRESS={address}: {reason} "
+            "(is it running? if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH)"
+        ) from None
+
+
+def _probe(address: str) -> None:
+    """Raise OSError when nothing listens at host:port: Ray itself would keep trying for minutes."""
+    url = urlsplit(address if "://" in address else f"//{address}")
+    if url.hostname and url.port:
+        socket.create_connection((url.hostname, url.port), timeout=10).close()

@@ -1,0 +1,17 @@
+"""Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), for rows of which only some are guided."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def guided_rows(scale_B: Sequence[float]) -> list[int]:
+    """Rows that need a second, unconditional prediction: at scale 1 it would cancel out."""
+    return [row for row, scale in enumerate(scale_B) if scale != 1.0]
+
+
+def combine(conditional: Tensor, unconditional: Tensor, scale_B: Tensor) -> Tensor:
+    """Eq. 6 in the parent system's form: uncond + scale (cond - uncond), per row."""
+    scale = scale_B.reshape(-1, *(1,) * (conditional.ndim - 1))
+    return torch.lerp(unconditional, conditional, scale)

@@ -1,0 +1,54 @@
+"""One step of each sampler as a pure function, in paper order. They see the network only through its x_0 prediction.
+
+A step goes from level `s` (noisier) to level `t`. Nothing is remembered here: what a multistep method needs of earlier steps
+comes in as an argument.
+"""
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from foley_ray.config import Sampler
+from foley_ray.diffusion.schedule import Level, Schedule, ddim_levels, dpmpp_levels
+
+LEVELS: dict[Sampler, Callable[[Schedule, int], list[Level]]] = {"ddim": ddim_levels, "dpmpp-2m": dpmpp_levels}
+
+
+def ddim_step(x: Tensor, x0: Tensor, s: Level, t: Level, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
+    """DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 and 16); eta 0 is deterministic, 1 has DDPM's variance.
+
+    `noise` (shape of x) is needed for eta above 0.
+    """
+    eps = (x - s.alpha * x0) / s.sigma
+    std = 0.0
+    if eta > 0:
+        std = eta * (t.sigma / s.sigma) * math.sqrt(max(1 - (s.alpha / t.alpha) ** 2, 0.0))
+    mean = t.alpha * x0 + math.sqrt(max(t.sigma**2 - std**2, 0.0)) * eps
+    if std == 0.0:
+        return mean
+    if noise is None:
+        raise ValueError(f"ddim with eta {eta} needs noise")
+    return mean + std * noise
+
+
+def dpmpp_2m_step(x: Tensor, x0: Tensor, s: Level, t: Level, earlier: tuple[Tensor, Level] | None = None) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+
+    `earlier` is the previous step's x_0 and level; without it, or when the step ends at no noise at all (where lambda is
+    infinite), the step is first order.
+    """
+    if t.sigma == 0.0:
+        return x0
+    h = _log_snr(t) - _log_snr(s)
+    data = x0
+    if earlier is not None:
+        x0_before, r = earlier
+        ratio = (_log_snr(s) - _log_snr(r)) / h
+        data = x0 + (x0 - x0_before) / (2 * ratio)
+    return (t.sigma / s.sigma) * x - t.alpha * math.expm1(-h) * data
+
+
+def _log_snr(level: Level) -> float:
+    """lambda of the paper: half the log signal-to-noise ratio."""
+    return math.log(level.alpha / level.sigma)

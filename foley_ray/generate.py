@@ -1,0 +1,110 @@
+"""From prompts to files: what `foley generate` and jobs/generate.py do.
+
+    OUT/000_a_dog_bark_seed7.wav     16-bit mono at the model's rate
+    OUT/000_a_dog_bark_seed7.png     waveform and spectrogram
+    OUT/000_a_dog_bark_seed7.json    prompt, seed, settings, scores, model digest; written last, so its presence means all three
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foley_ray import __version__
+from foley_ray.audio.files import replacing, slug, write_wav
+from foley_ray.audio.plot import plot_waves
+from foley_ray.checkpoint import ModelInfo
+from foley_ray.config import ClipSettings
+from foley_ray.errors import OutputError, PromptError
+from foley_ray.pipeline import Clip, ClipRequest
+
+MAX_SEED = 2**31 - 1
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts of a text file, one a line; blank lines and lines that start with # do not count.
+
+    Raises PromptError if the file cannot be read or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"cannot read prompts from {path}: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not prompts:
+        raise PromptError(f"no prompts in {path}: write one a line")
+    return prompts
+
+
+def requests_for(
+    prompts: Sequence[str],
+    count: int,
+    seed: int,
+    settings: ClipSettings,
+    targets: tuple[Sequence[Path], np.ndarray] | None = None,
+) -> list[ClipRequest]:
+    """`count` clips of each prompt, with seeds seed, seed + 1, ... for each prompt anew.
+
+    With `targets` (files and their embeddings (N, D)), clip i of a prompt is chosen against target i, from the start again
+    when there are more clips than targets: every clip gets its own, which keeps a complex class varied (system.md A.5).
+    """
+    requests = []
+    for prompt in prompts:
+        for index in range(count):
+            request = ClipRequest(prompt, (seed + index) % (MAX_SEED + 1), settings)
+            if targets is not None:
+                paths, embedding_ND = targets
+                chosen = index % len(paths)
+                request = ClipRequest(prompt, request.seed, settings, embedding_ND[chosen], paths[chosen].name)
+            requests.append(request)
+    return requests
+
+
+def check_writable(out: Path) -> None:
+    """Find out before hours of work whether its results can be kept. Raises OutputError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".foley_probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
+
+
+def clip_name(index: int, clip: Clip) -> str:
+    """The stem of a clip's three files."""
+    return f"{index:03d}_{slug(clip.request.prompt)}_seed{clip.request.seed}"
+
+
+def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
+    """The JSON beside a clip: everything needed to make it again, and to judge it."""
+    request = clip.request
+    return {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "settings": request.settings.model_dump(mode="json"),
+        "candidate": clip.candidate,
+        "score": round(clip.score, 6),
+        "candidate_scores": [round(score, 6) for score in clip.scores],
+        "passed_threshold": clip.passed,
+        "target": request.target_name or "prompt",
+        "sample_rate_hz": info.model.audio.sample_rate_hz,
+        "samples": len(clip.wave_T),
+        "model": {"digest": info.digest, "preset": info.preset, "licences": info.licences},
+        "generator": f"foley_ray {__version__}",
+        "ai_generated": True,
+    }
+
+
+def write_clip(out: Path, index: int, clip: Clip, info: ModelInfo) -> Path:
+    """Write a clip's three files, each whole or absent. Returns the WAV's path; raises OutputError."""
+    path = out / f"{clip_name(index, clip)}.wav"
+    path.with_suffix(".json").unlink(missing_ok=True)
+    write_wav(path, clip.wave_T, info.model.audio.sample_rate_hz)
+    title = f"{clip.request.prompt[:40]}  seed {clip.request.seed}  score {clip.score:.3f}"
+    plot_waves(path.with_suffix(".png"), [clip.wave_T], [title], info.model.audio)
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(describe(clip, info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path

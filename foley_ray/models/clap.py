@@ -1,0 +1,169 @@
+"""CLAP: text and sound in one space. laion-clap's own model class, with its audio and text towers behind two methods.
+
+laion-clap's package cannot be imported plainly: its __init__ asks the model hub for three tokenizers, and offline it gets
+garbage vocabularies without an error. `_laion` loads only the network and the byte-pair tokenizer that ships inside.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+import types
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torchaudio
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foley_ray.config import ClapConfig
+from foley_ray.errors import ModelError, PromptError
+
+CONTEXT_TOKENS = 77
+VOCABULARY = 49408
+AUDIO_FILE, TEXT_FILE = "audio.safetensors", "text.safetensors"
+FRONT_END = ("audio_branch.spectrogram_extractor.", "audio_branch.logmel_extractor.")
+"""Fourier and mel matrices: 1 M numbers computed from the settings, so they are not stored."""
+
+
+@cache
+def _laion() -> types.SimpleNamespace:
+    """laion-clap's model class, towers and tokenizer, without running its package's __init__."""
+    spec = importlib.util.find_spec("laion_clap")
+    if spec is None:
+        raise ModelError("the package laion-clap is not installed; run: pip install 'laion-clap>=1.1.7,<2'")
+    bare = types.ModuleType("laion_clap")
+    bare.__path__ = list(spec.submodule_search_locations or [])
+    before = sys.modules.get("laion_clap")
+    sys.modules["laion_clap"] = bare
+    try:
+        names = ("model", "pann_model", "tokenizer")
+        found = {name: importlib.import_module(f"laion_clap.clap_module.{name}") for name in names}
+    finally:  # so that somebody else's `import laion_clap` still gets the real package
+        sys.modules.pop("laion_clap")
+        if before is not None:
+            sys.modules["laion_clap"] = before
+    return types.SimpleNamespace(**found)
+
+
+def tokenize(texts: Sequence[str]) -> Tensor:
+    """Texts -> byte-pair tokens (B, 77). Raises PromptError for a text of more than 75 tokens, which would be cut."""
+    laion = _laion()
+    tokens_BL: Tensor = laion.tokenizer.tokenize(list(texts), CONTEXT_TOKENS)
+    end = VOCABULARY - 1
+    for text, row in zip(texts, tokens_BL, strict=True):
+        if end not in row:
+            seen = len(laion.tokenizer._tokenizer.encode(text))
+            raise PromptError(f"prompt has {seen} tokens, more than {CONTEXT_TOKENS - 2}: shorten {text[:60]!r}...")
+    return tokens_BL
+
+
+def _narrow_cnn6(tower: nn.Module, channels: Sequence[int]) -> nn.Module:
+    """laion-clap's Cnn6 audio tower with other layer widths; its forward pass is unchanged."""
+    pann = _laion().pann_model
+    for index, (before, after) in enumerate(zip((1, *channels[:-1]), channels, strict=True), start=1):
+        setattr(tower, f"conv_block{index}", pann.ConvBlock5x5(in_channels=before, out_channels=after))
+    tower.fc1 = nn.Linear(channels[-1], channels[-1])
+    tower.fc_audioset = nn.Identity()  # AudioSet's class head: part of the tower's output, used by nobody here
+    pann.init_layer(tower.fc1)
+    return tower
+
+
+class Clap(nn.Module):
+    """Text (list of str) and sound (B, T) -> unit embeddings (B, D) whose cosine says how well they match."""
+
+    def __init__(self, config: ClapConfig):
+        super().__init__()
+        self.config = config
+        cnn = config.audio_tower == "cnn6"
+        size = None if cnn else config.audio_tower.removeprefix("htsat-")
+        width = config.cnn_channels[-1] if cnn else {"tiny": 768, "base": 1024}[str(size)]
+        self.net: Any = _laion().model.CLAP(
+            embed_dim=width,
+            joint_embed_shape=config.embed_dim,
+            audio_cfg={
+                "model_type": "PANN" if cnn else "HTSAT",
+                "model_name": "Cnn6" if cnn else size,
+                "sample_rate": config.sample_rate_hz,
+                "window_size": config.n_fft,
+                "hop_size": config.hop_samples,
+                "fmin": config.fmin_hz,
+                "fmax": config.fmax_hz,
+                "clip_samples": self.window_samples,
+            },
+            text_cfg={
+                "model_type": "transformer",
+                "context_length": CONTEXT_TOKENS,
+                "vocab_size": VOCABULARY,
+                "width": config.text_width,
+                "heads": config.text_heads,
+                "layers": config.text_layers,
+            },
+        )
+        if cnn:
+            self.net.audio_branch = _narrow_cnn6(self.net.audio_branch, config.cnn_channels)
+        # MLPs and a second scale of LAION's loss that neither embedding passes through: under DDP an unused parameter is an
+        # error, so they go
+        self.net.audio_transform = self.net.text_transform = nn.Identity()
+        self.net.logit_scale_t.requires_grad_(False)
+
+    @property
+    def window_samples(self) -> int:
+        """What the audio tower hears, at its own rate."""
+        return round(self.config.window_s * self.config.sample_rate_hz)
+
+    @property
+    def scale(self) -> Tensor:
+        """The contrastive loss's learned inverse temperature, held below 100 as in CLIP."""
+        return torch.as_tensor(self.net.logit_scale_a).clamp(max=4.6052).exp()
+
+    def text_embed(self, texts: Sequence[str]) -> Tensor:
+        """(B, D) unit embeddings of texts. Raises PromptError for an over-long one."""
+        tokens_BL = tokenize(texts).to(self.net.positional_embedding.device)
+        return functional.normalize(self.net.encode_text(tokens_BL, tokens_BL.device), dim=-1)
+
+    def audio_embed(self, wave_BT: Tensor, sample_rate_hz: int) -> Tensor:
+        """(B, D) unit embeddings of the first `window_s` seconds; shorter sound is repeated to fill them."""
+        if sample_rate_hz != self.config.sample_rate_hz:
+            wave_BT = torchaudio.functional.resample(wave_BT, sample_rate_hz, self.config.sample_rate_hz)
+        window, length = self.window_samples, wave_BT.shape[1]
+        if length < window:
+            wave_BT = wave_BT.repeat(1, window // max(length, 1))
+            wave_BT = functional.pad(wave_BT, (0, window - wave_BT.shape[1]))
+        wave_BT = wave_BT[:, :window]
+        sound: Any = wave_BT
+        if self.config.audio_tower != "cnn6":  # laion-clap's HTSAT takes a dict, without fusion just the wave
+            sound = {"waveform": wave_BT}
+        features = self.net.encode_audio(sound, wave_BT.device)["embedding"]
+        return functional.normalize(self.net.audio_projection(features), dim=-1)
+
+    def forward(self, wave_BT: Tensor, texts: Sequence[str], sample_rate_hz: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio embeddings (B, D), text embeddings (B, D) and the loss's scale: one call, so that DDP sees every weight."""
+        return self.audio_embed(wave_BT, sample_rate_hz), self.text_embed(texts), self.scale
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and one safetensors file per tower."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.config.model_dump(mode="json"), indent=1))
+        weights = {name: value.contiguous() for name, value in self.net.state_dict().items() if not name.startswith(FRONT_END)}
+        audio = {name for name in weights if name.startswith("audio_")}
+        save_file({name: weights[name] for name in sorted(audio)}, folder / AUDIO_FILE)
+        save_file({name: weights[name] for name in sorted(weights.keys() - audio)}, folder / TEXT_FILE)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> Self:
+        """Read what `save_pretrained` wrote. Raises ModelError if weights are missing or of another shape."""
+        clap = cls(ClapConfig.model_validate_json((folder / "config.json").read_text()))
+        weights = load_file(folder / AUDIO_FILE) | load_file(folder / TEXT_FILE)
+        try:
+            missing, unexpected = clap.net.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise ModelError(f"{folder} does not hold the weights that its config.json describes: {error}") from None
+        missing = [name for name in missing if not name.startswith(FRONT_END)]
+        if missing or unexpected:
+            raise ModelError(f"{folder}: missing weights {missing[:3]}, unexpected weights {unexpected[:3]}")
+        return clap

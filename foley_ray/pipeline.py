@@ -1,0 +1,139 @@
+"""The four stages in one process: prompts in, ranked clips out. Serve and the library builder run the same stages elsewhere."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foley_ray.checkpoint import PARTS, ModelInfo, read_info
+from foley_ray.columns import Batch
+from foley_ray.config import ClipSettings
+from foley_ray.errors import PromptError
+from foley_ray.stages.condition import ConditionStage
+from foley_ray.stages.rank import RankStage, best_of
+from foley_ray.stages.sample import SampleStage
+from foley_ray.stages.vocode import VocodeStage
+
+GROUP_CLIPS = 8
+"""Clips worked on together: enough to fill the denoiser's batches, few enough that the first sounds come soon."""
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """One clip to make. `target_D` replaces the prompt's embedding in ranking (multi-target selection)."""
+
+    prompt: str
+    seed: int
+    settings: ClipSettings = field(default_factory=ClipSettings)
+    target_D: np.ndarray | None = None
+    target_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip and how it was chosen."""
+
+    request: ClipRequest
+    wave_T: np.ndarray
+    """float32, within -1..1, at the model's sample rate."""
+    candidate: int
+    """Index of the winner over all draws."""
+    scores: tuple[float, ...]
+    """Score of every candidate of every draw."""
+    passed: bool
+    """False if no candidate reached the threshold within the allowed redraws; this is then the best there was."""
+
+    @property
+    def score(self) -> float:
+        """The winner's score."""
+        return self.scores[self.candidate]
+
+
+class Pipeline:
+    """Loads a model folder once and generates clips. Raises ModelError if the folder is no complete model."""
+
+    def __init__(self, model: Path, device: str = "cpu"):
+        self.info: ModelInfo = read_info(model, needs=[name for name in PARTS if name != "tuning"])
+        self.condition = ConditionStage(model, device)
+        self.sample = SampleStage(model, device)
+        self.vocode = VocodeStage(model, device)
+        self.rank = RankStage(model, device)
+
+    def generate(
+        self, requests: Iterable[ClipRequest], on_step: Callable[[int, int], None] | None = None
+    ) -> Iterator[Clip]:
+        """Clips in request order, a group at a time. Raises PromptError for a prompt that cannot be generated.
+
+        `on_step(done, all)` counts denoising steps of the current draw.
+        """
+        pending = iter(requests)
+        while group := list(islice(pending, GROUP_CLIPS)):
+            yield from self._generate_group(group, on_step)
+
+    def check(self, requests: Sequence[ClipRequest]) -> None:
+        """Raise PromptError for the first prompt that cannot be generated, before anything is."""
+        for request in requests:
+            try:
+                self.condition({"prompt": [request.prompt]})
+            except PromptError as error:
+                raise PromptError(f"{error} (prompt {request.prompt[:60]!r})") from None
+
+    def _generate_group(self, group: list[ClipRequest], on_step: Callable[[int, int], None] | None) -> list[Clip]:
+        """Draw candidates for all; draw again, with the next candidate indices, for those below their threshold."""
+        best: dict[int, tuple[float, int, np.ndarray]] = {}
+        scores: dict[int, list[float]] = {index: [] for index in range(len(group))}
+        unsettled = list(range(len(group)))
+        draw = 0
+        while unsettled:
+            batch = self._draw([(index, group[index]) for index in unsettled], draw, on_step)
+            for row, index in enumerate(batch["clip_id"]):
+                scores[index].append(float(batch["score"][row]))
+            for index, row in best_of(batch).items():
+                found = (float(batch["score"][row]), int(batch["candidate"][row]), batch["wave"][row])
+                if index not in best or round(found[0], 6) > round(best[index][0], 6):
+                    best[index] = found
+            unsettled = [
+                index
+                for index in unsettled
+                if not _passes(group[index].settings, best[index][0]) and draw < group[index].settings.max_redraws
+            ]
+            draw += 1
+        return [
+            Clip(request, best[index][2], best[index][1], tuple(scores[index]), _passes(request.settings, best[index][0]))
+            for index, request in enumerate(group)
+        ]
+
+    def _draw(self, wanted: list[tuple[int, ClipRequest]], draw: int, on_step: Callable[[int, int], None] | None) -> Batch:
+        """One draw through the four stages: draw k of n candidates has the indices kn to kn + n - 1."""
+        rows: list[dict[str, Any]] = []
+        for index, request in wanted:
+            settings = request.settings
+            for candidate in range(draw * settings.candidates, (draw + 1) * settings.candidates):
+                rows.append(
+                    {
+                        "clip_id": index,
+                        "candidate": candidate,
+                        "prompt": request.prompt,
+                        "seed": request.seed,
+                        "steps": settings.steps,
+                        "guidance": settings.guidance,
+                        "sampler": settings.sampler,
+                        "eta": settings.eta,
+                        "duration_s": settings.duration_s,
+                    }
+                )
+        batch: Batch = {name: [row[name] for row in rows] for name in rows[0]}
+        batch = self.condition(batch)
+        requests = dict(wanted)
+        for row, index in enumerate(batch["clip_id"]):
+            target_D = requests[index].target_D
+            if target_D is not None:
+                batch["target"][row] = target_D
+        return self.rank(self.vocode(self.sample(batch, on_step)))
+
+
+def _passes(settings: ClipSettings, score: float) -> bool:
+    return settings.threshold is None or score >= settings.threshold

@@ -1,0 +1,77 @@
+"""wave -> score: the cosine between each candidate's CLAP audio embedding and its target, and the choice of the best."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave
+from foley_ray.audio.wave import repeat_to
+from foley_ray.checkpoint import load_part, read_info
+from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CLIP_ID, SCORE, TARGET, WAVE, Batch, require
+from foley_ray.errors import SourceError
+
+
+class RankStage:
+    """Scores every candidate; nothing is random here, and the condition dropout of training does not exist (system.md A.5)."""
+
+    requires = (WAVE, TARGET)
+    provides = (AUDIO_EMBEDDING, SCORE)
+
+    def __init__(self, model: Path, device: str = "cpu"):
+        info = read_info(model, needs=("clap",))
+        self.device = torch.device(device)
+        self.sample_rate_hz = info.model.audio.sample_rate_hz
+        self.window_samples = round(info.model.clap.window_s * self.sample_rate_hz)
+        self.clap = load_part(model, "clap").to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> Batch:
+        """Adds embeddings and scores."""
+        require(batch, self.requires, "rank")
+        embedding_BD = self.embed(list(batch[WAVE.name]))
+        target_BD = np.stack(list(batch[TARGET.name])) if len(embedding_BD) else embedding_BD
+        return {
+            **batch,
+            AUDIO_EMBEDDING.name: embedding_BD,
+            SCORE.name: (embedding_BD * target_BD).sum(axis=1),
+        }
+
+    @torch.inference_mode()
+    def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
+        """(B, D) unit CLAP embeddings of waves (T,) of any length at the model's rate."""
+        if not waves:
+            return np.zeros((0, self.clap.config.embed_dim), dtype=np.float32)
+        # one window each, so that clips of different durations share a batch
+        wave_BT = torch.from_numpy(np.stack([repeat_to(wave_T, self.window_samples) for wave_T in waves]).astype(np.float32))
+        return np.asarray(self.clap.audio_embed(wave_BT.to(self.device), self.sample_rate_hz).cpu().numpy())
+
+    def embed_folder(self, folder: Path) -> tuple[list[Path], np.ndarray]:
+        """Target sounds for multi-target selection: the folder's files in name order, and their embeddings (N, D).
+
+        Raises SourceError if there is no readable sound.
+        """
+        if not folder.is_dir():
+            raise SourceError(f"no folder of target sounds at {folder}; give a folder with WAV or FLAC files")
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+        if not paths:
+            raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
+        waves = [repeat_to(read_wave(path, self.sample_rate_hz), self.window_samples) for path in paths]
+        embeddings = [self.embed(waves[start : start + 16]) for start in range(0, len(waves), 16)]
+        return paths, np.concatenate(embeddings)
+
+
+def best_of(batch: Batch) -> dict[Any, int]:
+    """clip id -> row of its best candidate, compared within the clip alone; of equal scores the lowest candidate index wins."""
+    best: dict[Any, int] = {}
+    for row, clip in enumerate(batch[CLIP_ID.name]):
+        if clip not in best or _rank(batch, row) > _rank(batch, best[clip]):
+            best[clip] = row
+    return best
+
+
+def _rank(batch: Batch, row: int) -> tuple[float, int]:
+    # six digits: what differs less is rounding noise of another batch or machine
+    return round(float(batch[SCORE.name][row]), 6), -int(batch[CANDIDATE.name][row])

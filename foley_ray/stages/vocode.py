@@ -1,0 +1,54 @@
+"""latent -> mel -> wave: the VAE's decoder, the vocoder, and the exact length that was asked for."""
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foley_ray.audio.wave import fade_edges, fit
+from foley_ray.checkpoint import load_part, read_info
+from foley_ray.columns import DURATION_S, LATENT, WAVE, Batch, ragged, require
+from foley_ray.models.vae import decode
+
+FADE_S = 0.005
+"""A clip ends within a few milliseconds of where the latent does: a ramp this short is unheard but leaves no click."""
+
+
+class VocodeStage:
+    """Latents of one length go through the decoder together."""
+
+    requires = (LATENT, DURATION_S)
+    provides = (WAVE,)
+
+    def __init__(self, model: Path, device: str = "cpu", max_rows: int = 8):
+        info = read_info(model, needs=("vae", "vocoder"))
+        self.spec = info.model.audio
+        self.latent_scale = info.latent_scale
+        self.device = torch.device(device)
+        self.max_rows = max_rows
+        self.vae = load_part(model, "vae").to(self.device)
+        self.vocoder = load_part(model, "vocoder").to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> Batch:
+        """Adds waves (T,) within -1..1, exactly `duration_s` long."""
+        rows = require(batch, self.requires, "vocode")
+        latents = list(batch[LATENT.name])
+        waves: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * rows
+        by_length = sorted(range(rows), key=lambda row: latents[row].shape)
+        for _, group in groupby(by_length, key=lambda row: latents[row].shape):
+            members = list(group)
+            for start in range(0, len(members), self.max_rows):
+                chosen = members[start : start + self.max_rows]
+                wave_BT = self.decode(torch.from_numpy(np.stack([latents[row] for row in chosen])))
+                for row, wave_T in zip(chosen, wave_BT.cpu().numpy(), strict=True):
+                    samples = self.spec.samples(float(batch[DURATION_S.name][row]))
+                    faded_T = fade_edges(np.clip(wave_T[:samples], -1.0, 1.0), round(FADE_S * self.spec.sample_rate_hz))
+                    waves[row] = fit(faded_T, samples)
+        return {**batch, WAVE.name: ragged(waves)}
+
+    def decode(self, latent_BCWH: torch.Tensor) -> torch.Tensor:
+        """(B, C, W, H) in the diffusion model's scale -> wave (B, T) of whole latent frames."""
+        wave_BT: torch.Tensor = self.vocoder(decode(self.vae, latent_BCWH.to(self.device) / self.latent_scale))
+        return wave_BT

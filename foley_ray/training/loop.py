@@ -1,0 +1,223 @@
+"""The training loop: Accelerate over any iterable of batches. Knows neither Ray nor what a model is.
+
+A task (tasks.py) brings phases: modules that turn a batch into losses. Each phase has its own optimiser and is stepped in turn
+(generator, then discriminator). All randomness of a step is a function of (seed, step, rank), so that a resumed run draws what
+the unbroken one would have drawn.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from foley_ray.config import TrainConfig
+from foley_ray.errors import NonFiniteLoss, TrainingError
+
+STATE_FILE = "state.pt"
+MANIFEST_FILE = "manifest.json"
+
+Batch = dict[str, Any]
+Losses = dict[str, Tensor]
+
+
+class Phase(nn.Module):
+    """One optimiser's part of a step: its parameters, and the losses that move them.
+
+    `forward(batch, step, carry)` returns scalars; "total" is minimised, all are logged. `carry` hands results of an earlier
+    phase of the same step to a later one (the generator's wave to the discriminator).
+    """
+
+    starts_at: int = 0
+    """First step at which the phase runs."""
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """The losses of one batch."""
+        raise NotImplementedError
+
+
+@dataclass
+class Hooks:
+    """What the loop tells its surroundings. The defaults tell nobody."""
+
+    log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    checkpoint: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
+    """Called on every rank at every checkpoint step; it may call `Trainer.save`."""
+
+
+@dataclass
+class Meter:
+    """Running means since the last log line, and the rates that go with them."""
+
+    started: float = field(default_factory=time.monotonic)
+    waited_s: float = 0.0
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one step's values."""
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def read(self, rows_per_step: int, steps_left: int) -> dict[str, float]:
+        """Means, samples per second over all workers, share of time spent waiting for data, seconds left; then start over."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        metrics = {name: total / self.counts[name] for name, total in self.sums.items()}
+        metrics["samples_per_s"] = rows_per_step * self.steps / elapsed
+        metrics["data_wait"] = self.waited_s / elapsed
+        metrics["left_s"] = steps_left * elapsed / max(self.steps, 1)
+        self.__init__()  # type: ignore[misc]
+        return metrics
+
+
+def lr_scale(step: int, config: TrainConfig) -> float:
+    """Linear warm-up from 1/warmup, then a cosine from 1 to `final_lr_scale` at the last step."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.final_lr_scale + (1 - config.final_lr_scale) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Trainer:
+    """The phases of one task, made ready for this process's place in the group, and everything that must survive a restart."""
+
+    def __init__(self, phases: dict[str, Phase], averaged: nn.Module, config: TrainConfig, accelerator: Accelerator):
+        self.config = config
+        self.accelerator = accelerator
+        self.averaged = averaged  # the modules that end up in the model folder; EMA follows their parameters
+        self.ema = EMAModel(averaged.parameters(), decay=config.ema_decay, foreach=True)
+        self.ema.to(accelerator.device)
+        self.step = 0
+        self.bare = phases
+        self.phases: dict[str, nn.Module] = {}
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        for name, phase in phases.items():
+            trainable = [parameter for parameter in phase.parameters() if parameter.requires_grad]
+            optimiser = torch.optim.AdamW(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+            self.phases[name], self.optimisers[name] = accelerator.prepare(phase, optimiser)
+
+    def train(self, batches: Iterable[Batch], hooks: Hooks | None = None) -> dict[str, float]:
+        """Run from the current step to the last. Returns the last metrics.
+
+        Raises NonFiniteLoss before the optimiser moves if any rank's loss is NaN or infinite, and TrainingError if the batches
+        end too early.
+        """
+        hooks = hooks or Hooks()
+        config, accelerator = self.config, self.accelerator
+        rows_per_step = config.batch_size * accelerator.num_processes
+        iterator = iter(batches)
+        meter = Meter()
+        metrics: dict[str, float] = {}
+        while self.step < config.steps:
+            asked = time.monotonic()
+            batch = self._next(iterator)
+            meter.waited_s += time.monotonic() - asked
+            meter.add(self._train_step(batch))
+            self.step += 1
+            last = self.step == config.steps
+            if self.step % config.log_every == 0 or last:
+                metrics = meter.read(rows_per_step, config.steps - self.step)
+                metrics["lr"] = config.lr * lr_scale(self.step - 1, config)
+                hooks.log(self.step, metrics)
+            if self.step % config.checkpoint_every == 0 or last:
+                hooks.checkpoint(self.step, metrics)
+        return metrics
+
+    def _next(self, iterator: Iterator[Batch]) -> Batch:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            raise TrainingError(f"the data ended at step {self.step} of {self.config.steps}; give more rows") from None
+        device = self.accelerator.device
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        """Each phase in turn: losses, backward, clip, step; then the moving average."""
+        rank = self.accelerator.process_index
+        torch.manual_seed(hash((self.config.seed, self.step, rank)) % 2**63)
+        values: dict[str, float] = {}
+        carry: dict[str, Tensor] = {}
+        for name, phase in self.phases.items():
+            if self.step < self.bare[name].starts_at:
+                continue
+            optimiser = self.optimisers[name]
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.lr * lr_scale(self.step, self.config)
+            with self.accelerator.autocast():
+                losses: Losses = phase(batch, self.step, carry)
+            self._stop_unless_finite(name, losses, batch)
+            self.accelerator.backward(losses["total"])
+            norm = self.accelerator.clip_grad_norm_(phase.parameters(), self.config.clip_grad_norm)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            prefix = f"{name}/" if len(self.phases) > 1 else ""
+            values |= {f"{prefix}{key}": float(value) for key, value in losses.items()}
+            values[f"{prefix}grad_norm"] = float(norm)
+        self.ema.step(self.averaged.parameters())
+        return values
+
+    def _stop_unless_finite(self, phase: str, losses: Losses, batch: Batch) -> None:
+        """All ranks agree before any of them moves or leaves: one that left alone would hang the others."""
+        here = torch.isfinite(losses["total"].detach()).float().reshape(1)
+        if float(self.accelerator.gather(here).min()) == 1.0:
+            return
+        seen = {name: round(float(value), 4) for name, value in losses.items()}
+        rows = ", ".join(row[:12] for row in batch.get("sha256", [])[:4])
+        raise NonFiniteLoss(
+            f"{phase} loss is not finite at step {self.step} (this worker: {seen}; rows {rows}...): the weights were not "
+            "changed; lower lr or clip_grad_norm, or look at these rows, then run the same command to resume"
+        )
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the averaged modules hold their moving averages: for saving, sampling and scoring."""
+        self.ema.store(self.averaged.parameters())
+        self.ema.copy_to(self.averaged.parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.averaged.parameters())
+
+    def save(self, folder: Path) -> None:
+        """Everything a resumed run needs, as state.pt; manifest.json, written last, says it is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "phases": {name: phase.state_dict() for name, phase in self.bare.items()},
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "ema": self.ema.state_dict(),
+        }
+        torch.save(state, folder / STATE_FILE)
+        size = (folder / STATE_FILE).stat().st_size
+        (folder / MANIFEST_FILE).write_text(json.dumps({"step": self.step, "files": {STATE_FILE: size}}))
+
+    def load(self, folder: Path) -> None:
+        """Go on where `save` was called. Raises TrainingError if the folder is torn or of another model."""
+        manifest = folder / MANIFEST_FILE
+        if not manifest.is_file():
+            raise TrainingError(f"checkpoint {folder} is incomplete (no {MANIFEST_FILE}); remove it to start over")
+        for name, size in json.loads(manifest.read_text())["files"].items():
+            seen = (folder / name).stat().st_size if (folder / name).is_file() else 0
+            if seen != size:
+                raise TrainingError(f"checkpoint file {folder / name} has {seen} bytes, not {size}; remove {folder}")
+        state = torch.load(folder / STATE_FILE, map_location=self.accelerator.device, weights_only=True)
+        try:
+            for name, phase in self.bare.items():
+                phase.load_state_dict(state["phases"][name])
+                self.optimisers[name].load_state_dict(state["optimisers"][name])
+        except (KeyError, RuntimeError) as error:
+            raise TrainingError(f"checkpoint {folder} is of another task or preset: {error}") from None
+        self.ema.load_state_dict(state["ema"])
+        self.ema.to(self.accelerator.device)
+        self.step = state["step"]

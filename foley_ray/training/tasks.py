@@ -1,0 +1,379 @@
+"""What each model learns from a batch: one task per command, each a handful of phases over real losses.
+
+    clap       sound and text      -> symmetric contrastive loss
+    vae        mel                 -> L1 + KL, and from a set step a patch discriminator
+    vocoder    mel of a segment    -> mel L1, feature matching, least-squares GAN over periods and scales
+    diffusion  latent of a sound   -> noise (or velocity) loss, conditioned on the sound's own CLAP embedding
+    finetune   latent of a sound   -> the same, conditioned on its caption's CLAP embedding through the tuning layer
+
+A batch is `data.dataset.collate`'s: wave (B, T) at the model's rate, caption, class_id. Frozen parts are held outside
+`nn.Module`'s sight, so that neither optimiser nor DDP nor checkpoints see them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from foley_ray.audio.mel import LogMel, resolutions
+from foley_ray.checkpoint import Part
+from foley_ray.config import ModelConfig, Task, TrainConfig
+from foley_ray.diffusion.schedule import Schedule
+from foley_ray.errors import ConfigError
+from foley_ray.models.clap import Clap
+from foley_ray.models.discriminators import PatchDiscriminator, WaveDiscriminator
+from foley_ray.models.tuning import Tuning
+from foley_ray.models.unet import Denoiser, build_unet
+from foley_ray.models.vae import build_vae, decode, encode
+from foley_ray.models.vocoder import build_vocoder
+from foley_ray.training import losses
+from foley_ray.training.loop import Batch, Losses, Phase
+
+Parts = Mapping[Part, Any]
+
+
+class TrainingTask:
+    """One model's training: the parts it makes, the frozen parts it needs, and its phases."""
+
+    name: ClassVar[Task]
+    makes: ClassVar[tuple[Part, ...]]
+    needs: ClassVar[tuple[Part, ...]] = ()
+    """Parts that must be given; they stay frozen."""
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
+        """Build from settings and given parts; a given part that the task makes is the warm start."""
+        self.config = config
+        self.train = train
+        self.latent_scale = 1.0
+        self.frozen: dict[Part, nn.Module] = {name: given[name].eval().requires_grad_(False) for name in self.needs}
+        self.phases: dict[str, Phase] = {}
+
+    def parts(self) -> dict[Part, nn.Module]:
+        """The modules that go into the model folder."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device) -> None:
+        """Move everything, frozen parts included."""
+        for module in (*self.phases.values(), *self.frozen.values()):
+            module.to(device)
+
+    def calibrate(self, batch: Batch) -> None:
+        """Measure what the task needs to know of the data before its first step. Most need nothing."""
+
+
+class _Hidden:
+    """A reference that `nn.Module` does not register."""
+
+    def __init__(self, **modules: Any):
+        self.__dict__.update(modules)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+class ClapPhase(Phase):
+    """Symmetric contrastive loss; rows of the same class or caption are positives of each other."""
+
+    def __init__(self, clap: Clap, sample_rate_hz: int):
+        super().__init__()
+        self.clap = clap
+        self.sample_rate_hz = sample_rate_hz
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """Loss over the batches of all workers together: negatives are what contrastive learning lives on."""
+        audio_BD, text_BD, scale = self.clap(batch["wave"], batch["caption"], self.sample_rate_hz)
+        class_B = batch["class_id"]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # every rank computes the same loss over all rows; the gather's backward sums over ranks and DDP averages
+            from torch.distributed.nn.functional import all_gather
+
+            audio_BD, text_BD, class_B = (torch.cat(all_gather(item)) for item in (audio_BD, text_BD, class_B))
+        positives_BB = (class_B[:, None] == class_B[None]) & (class_B[:, None] >= 0)
+        positives_BB |= torch.eye(len(class_B), dtype=torch.bool, device=class_B.device)
+        total = losses.contrastive_loss(audio_BD, text_BD, scale, positives_BB).mean()
+        similarity_BB = audio_BD @ text_BD.T
+        hits = positives_BB.gather(1, similarity_BB.argmax(dim=1, keepdim=True)).float().mean()
+        return {"total": total, "accuracy": hits.detach(), "scale": scale.detach()}
+
+
+class ClapTask(TrainingTask):
+    """CLAP from scratch (or from a given one) on the dataset's own captions."""
+
+    name = "clap"
+    makes = ("clap",)
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
+        super().__init__(config, train, given)
+        self.clap = given.get("clap") or Clap(config.clap)
+        self.phases = {"model": ClapPhase(self.clap.train(), config.audio.sample_rate_hz)}
+
+    def parts(self) -> dict[Part, nn.Module]:
+        """CLAP."""
+        return {"clap": self.clap}
+
+
+class VaePhase(Phase):
+    """L1 on the log-mel, KL of the latent, and the discriminator's opinion from `adversarial_from` on."""
+
+    def __init__(self, vae: Any, critic: PatchDiscriminator, log_mel: LogMel, train: TrainConfig):
+        super().__init__()
+        self.vae = vae
+        self.log_mel = log_mel
+        self.train_config = train
+        self._hidden = _Hidden(critic=critic)
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """Carries the real and the reconstructed mel to the discriminator's phase."""
+        train = self.train_config
+        with torch.no_grad():
+            mel_BFM = self.log_mel(batch["wave"])
+        posterior = encode(self.vae, mel_BFM)
+        rebuilt_BFM = decode(self.vae, posterior.sample())
+        l1 = losses.l1_loss(rebuilt_BFM, mel_BFM).mean()
+        kl = losses.kl_loss(posterior.mean, posterior.logvar).mean()
+        total = l1 + train.kl_weight * kl
+        found: Losses = {"l1": l1.detach(), "kl": kl.detach()}
+        carry["real"], carry["fake"] = mel_BFM[:, None], rebuilt_BFM.detach()[:, None]
+        if step >= train.adversarial_from:
+            critic = self._hidden.critic.requires_grad_(False)
+            adversarial = losses.hinge_generator_loss(critic(rebuilt_BFM[:, None])).mean()
+            critic.requires_grad_(True)
+            weight = losses.adaptive_weight(l1, adversarial, self.vae.decoder.conv_out.weight)
+            total = total + train.adversarial_weight * weight * adversarial
+            found |= {"adversarial": adversarial.detach(), "adversarial_weight": weight.detach()}
+        return {"total": total, **found}
+
+
+class PatchPhase(Phase):
+    """Hinge loss of the mel patch discriminator."""
+
+    def __init__(self, critic: PatchDiscriminator, starts_at: int):
+        super().__init__()
+        self.critic = critic
+        self.starts_at = starts_at
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """Judges what the VAE's phase carried over."""
+        return {"total": losses.hinge_discriminator_loss(self.critic(carry["real"]), self.critic(carry["fake"])).mean()}
+
+
+class VaeTask(TrainingTask):
+    """The mel VAE (system.md A.2)."""
+
+    name = "vae"
+    makes = ("vae",)
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
+        super().__init__(config, train, given)
+        self.vae = given.get("vae") or build_vae(config)
+        critic = PatchDiscriminator()
+        self.phases = {
+            "generator": VaePhase(self.vae.train(), critic, LogMel(config.audio), train),
+            "discriminator": PatchPhase(critic, train.adversarial_from),
+        }
+
+    def parts(self) -> dict[Part, nn.Module]:
+        """The VAE; the discriminator has done its work."""
+        return {"vae": self.vae}
+
+
+class VocoderPhase(Phase):
+    """HiFi-GAN's generator loss (arXiv 2010.05646, eq. 5): adversarial + feature matching + mel L1 (at several windows)."""
+
+    def __init__(self, vocoder: Any, critic: WaveDiscriminator, config: ModelConfig, train: TrainConfig):
+        super().__init__()
+        self.vocoder = vocoder
+        self.log_mel = LogMel(config.audio)
+        self.mels = resolutions(config.audio)
+        self.train_config = train
+        self.segment_samples = train.segment_samples // config.audio.hop_samples * config.audio.hop_samples
+        self._hidden = _Hidden(critic=critic)
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """Carries the real and the vocoded segment to the discriminators' phase."""
+        train = self.train_config
+        real_BT = loud_segment(batch["wave"], self.segment_samples)
+        with torch.no_grad():
+            mel_BFM = self.log_mel(real_BT)
+        fake_BT = self.vocoder(mel_BFM)
+        mel_l1 = losses.mel_loss(fake_BT, real_BT, self.mels).mean()
+        total = train.mel_weight * mel_l1
+        found: Losses = {"mel_l1": mel_l1.detach()}
+        carry["real"], carry["fake"] = real_BT, fake_BT.detach()
+        if step >= train.adversarial_from:
+            critic = self._hidden.critic.requires_grad_(False)
+            with torch.no_grad():
+                _, real_maps = critic(real_BT)
+            verdicts, fake_maps = critic(fake_BT)
+            critic.requires_grad_(True)
+            adversarial = losses.lsgan_generator_loss(verdicts).mean()
+            features = losses.feature_matching_loss(real_maps, fake_maps).mean()
+            total = total + train.adversarial_weight * adversarial + train.feature_weight * features
+            found |= {"adversarial": adversarial.detach(), "features": features.detach()}
+        return {"total": total, **found}
+
+
+class WaveCriticPhase(Phase):
+    """Least-squares loss of the discriminators over periods, scales and spectrograms."""
+
+    def __init__(self, critic: WaveDiscriminator, starts_at: int):
+        super().__init__()
+        self.critic = critic
+        self.starts_at = starts_at
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """Judges what the vocoder's phase carried over."""
+        real, _ = self.critic(carry["real"])
+        fake, _ = self.critic(carry["fake"])
+        return {"total": losses.lsgan_discriminator_loss(real, fake).mean()}
+
+
+class VocoderTask(TrainingTask):
+    """The vocoder on mels of real sound, whichever kind the preset names."""
+
+    name = "vocoder"
+    makes = ("vocoder",)
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
+        super().__init__(config, train, given)
+        if train.segment_samples > config.audio.clip_samples:
+            raise ConfigError(f"segment_samples {train.segment_samples} exceeds the training crop of {config.audio.clip_samples}")
+        self.vocoder = given.get("vocoder") or build_vocoder(config)
+        self.vocoder.apply_weight_norm()
+        critic = WaveDiscriminator(train.critic_channels)
+        self.phases = {
+            "generator": VocoderPhase(self.vocoder.train(), critic, config, train),
+            "discriminator": WaveCriticPhase(critic, train.adversarial_from),
+        }
+
+    def parts(self) -> dict[Part, nn.Module]:
+        """The vocoder; the discriminators have done their work."""
+        return {"vocoder": self.vocoder}
+
+
+class DiffusionPhase(Phase):
+    """Noise a latent to a random level and ask for the noise, or the velocity (system.md A.2; arXiv 2202.00512 for v)."""
+
+    def __init__(self, task: "DiffusionTask"):
+        super().__init__()
+        self.denoiser = task.denoiser
+        self.tuning = task.tuning
+        self.log_mel = LogMel(task.config.audio)
+        self._hidden = _Hidden(task=task)
+
+    def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
+        """Per-sample squared error, weighted by min-SNR if asked for."""
+        task: DiffusionTask = self._hidden.task
+        prediction_kind, train, schedule = task.config.diffusion.prediction, task.train, task.schedule
+        with torch.no_grad():
+            latent = task.latent(self.log_mel(batch["wave"]))
+            condition_BD = task.embed(batch)
+        if self.tuning is not None:
+            condition_BD = self.tuning(condition_BD)
+        null_D = task.null(condition_BD.device)
+        dropped_B = torch.rand(len(latent), device=latent.device) < train.condition_dropout
+        condition_BD = torch.where(dropped_B[:, None], null_D[None], condition_BD)
+        timestep_B = torch.randint(0, task.config.diffusion.train_steps, (len(latent),), device=latent.device)
+        noise = torch.randn_like(latent)
+        noisy = schedule.q_sample(latent, noise, timestep_B)
+        target = noise if prediction_kind == "epsilon" else schedule.velocity(latent, noise, timestep_B)
+        predicted = self.denoiser(noisy, timestep_B, condition_BD)
+        weight_B = None
+        if train.snr_gamma is not None:
+            abar_B = schedule.alphas_cumprod.to(latent.device)[timestep_B]
+            weight_B = losses.min_snr_weight(abar_B, prediction_kind, train.snr_gamma)
+        per_sample_B = losses.diffusion_loss(predicted, target, weight_B)
+        plain = losses.diffusion_loss(predicted.detach(), target).mean()
+        return {"total": per_sample_B.mean(), "mse": plain}
+
+
+class DiffusionTask(TrainingTask):
+    """Pre-training: the latent diffusion model conditioned on CLAP *audio* embeddings, so that it needs no captions."""
+
+    name = "diffusion"
+    makes = ("unet",)
+    needs = ("clap", "vae")
+
+    def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
+        super().__init__(config, train, given)
+        self.denoiser = Denoiser(given.get("unet") or build_unet(config)).train()
+        self.tuning = self._tuning(given)
+        self.schedule = Schedule.from_config(config.diffusion)
+        self._null: Tensor | None = None
+        self.phases = {"model": DiffusionPhase(self)}
+
+    def _tuning(self, given: Parts) -> Tuning | None:
+        return None
+
+    def parts(self) -> dict[Part, nn.Module]:
+        """The UNet, and the tuning layer where there is one."""
+        found: dict[Part, nn.Module] = {"unet": self.denoiser.unet}
+        return found if self.tuning is None else {**found, "tuning": self.tuning}
+
+    def latent(self, mel_BFM: Tensor) -> Tensor:
+        """Log-mel -> a sample of its latent (B, C, W, H), scaled to unit spread."""
+        return encode(self.frozen["vae"], mel_BFM).sample() * self.latent_scale  # type: ignore[arg-type]
+
+    def embed(self, batch: Batch) -> Tensor:
+        """(B, D) the CLAP embedding that conditions each row."""
+        clap: Any = self.frozen["clap"]
+        return clap.audio_embed(batch["wave"], self.config.audio.sample_rate_hz)
+
+    def null(self, device: torch.device) -> Tensor:
+        """(D,) what the unconditional rows see: the embedding of the empty text, in training as in sampling."""
+        if self._null is None:
+            clap: Any = self.frozen["clap"]
+            with torch.no_grad():
+                self._null = clap.text_embed([""])[0]
+        return self._null.to(device)
+
+    def calibrate(self, batch: Batch) -> None:
+        """Scale latents by one over the spread of the first batch (`scale_by_std`, system.md A.2), averaged over workers."""
+        if self.latent_scale != 1.0:
+            return  # a warm start knows the scale that its weights were trained at
+        with torch.no_grad():
+            spread = self.latent(self.phases["model"].log_mel(batch["wave"])).std().reshape(1)  # type: ignore[operator]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(spread)
+            spread /= torch.distributed.get_world_size()
+        self.latent_scale = 1.0 / float(spread)
+
+
+class FinetuneTask(DiffusionTask):
+    """Fine-tuning: conditioned on the caption's text embedding through the tuning layer, with CLAP frozen (the paper's key)."""
+
+    name = "finetune"
+    makes = ("unet", "tuning")
+    needs = ("clap", "vae")
+
+    def _tuning(self, given: Parts) -> Tuning | None:
+        tuning = given.get("tuning")
+        if tuning is None or tuning.config != self.config.tuning:
+            tuning = Tuning(self.config.tuning, self.config.clap.embed_dim)
+            if self.config.tuning.kind == "per_class":
+                clap: Any = self.frozen["clap"]
+                with torch.no_grad():
+                    tuning.set_anchors(clap.text_embed([name.replace("_", " ") for name in self.config.tuning.classes]))
+        # without parameters there is nothing to train, and DDP would have nothing to hold
+        return tuning.train() if self.config.tuning.kind != "none" else None
+
+    def embed(self, batch: Batch) -> Tensor:
+        """(B, D) the caption's text embedding."""
+        clap: Any = self.frozen["clap"]
+        return clap.text_embed(batch["caption"])
+
+
+TASK_CLASSES: dict[Task, type[TrainingTask]] = {
+    task.name: task for task in (ClapTask, VaeTask, VocoderTask, DiffusionTask, FinetuneTask)
+}
+
+
+def loud_segment(wave_BT: Tensor, samples: int, tries: int = 3) -> Tensor:
+    """A random segment of each row, the loudest of a few draws: foley is mostly silence, from which a vocoder learns little."""
+    rows, length = wave_BT.shape
+    start_BK = torch.randint(0, length - samples + 1, (rows, tries), device=wave_BT.device)
+    index_BKT = start_BK[..., None] + torch.arange(samples, device=wave_BT.device)
+    drawn_BKT = wave_BT[:, None].expand(-1, tries, -1).gather(2, index_BKT)
+    loudest_B = drawn_BKT.square().mean(dim=2).argmax(dim=1)
+    return drawn_BKT[torch.arange(rows, device=wave_BT.device), loudest_B]
