@@ -146,8 +146,8 @@ class TrainConfig(Settings):
     # vae and vocoder
     adversarial_from: int = Field(0, ge=0, description="step at which the discriminator joins")
     adversarial_weight: float = Field(1.0, ge=0)
-    segment_samples: int = Field(8192, ge=1024, description="length of the vocoder's training crop")
-    critic_channels: int = Field(32, ge=1, description="width of the discriminators; HiFi-GAN has 32")
+    segment_samples: int | None = Field(None, ge=8192, description="train on a segment of the crop, the loudest of a few")
+    critic_channels: int = Field(32, ge=4, multiple_of=4, description="width of the discriminators; HiFi-GAN has 32")
     feature_weight: float = Field(2.0, ge=0)
     mel_weight: float = Field(45.0, ge=0)
     kl_weight: float = Field(1e-4, ge=0, description="KL per latent value against L1 per mel value")
@@ -198,7 +198,10 @@ def tiny() -> Preset:
         training={
             "clap": TrainConfig(steps=60, batch_size=8, lr=1e-3, warmup_steps=5, ema_decay=0.95),
             "vae": TrainConfig(steps=60, batch_size=4, lr=2e-3, warmup_steps=5, ema_decay=0.95, adversarial_from=50),
-            "vocoder": TrainConfig(steps=40, batch_size=4, lr=1e-3, betas=(0.8, 0.99), ema_decay=0.9, clip_grad_norm=100.0),
+            "vocoder": TrainConfig(
+                steps=40, batch_size=4, lr=1e-3, betas=(0.8, 0.99), ema_decay=0.9, clip_grad_norm=100.0,
+                segment_samples=8192, critic_channels=4,
+            ),
             "diffusion": TrainConfig(steps=100, batch_size=8, lr=2e-3, warmup_steps=5, ema_decay=0.95),
             "finetune": TrainConfig(steps=60, batch_size=8, lr=1e-3, warmup_steps=5, ema_decay=0.95),
         },
@@ -222,12 +225,12 @@ def default() -> Preset:
                 ema_decay=0.999, balance=0.6, augment=True,
             ),
             "vae": TrainConfig(
-                steps=20000, batch_size=4, lr=5e-4, betas=(0.5, 0.9), warmup_steps=200, ema_decay=0.999,
-                adversarial_from=8000, adversarial_weight=0.5, balance=0.6, augment=True, final_lr_scale=0.1,
+                steps=8000, batch_size=8, lr=5e-4, betas=(0.5, 0.9), warmup_steps=200, ema_decay=0.999,
+                segment_samples=22528, adversarial_from=4000, adversarial_weight=0.5, balance=0.6, augment=True, final_lr_scale=0.1,
             ),
             "vocoder": TrainConfig(
                 steps=40000, batch_size=8, lr=5e-4, betas=(0.8, 0.99), warmup_steps=200, ema_decay=0.999,
-                segment_samples=16384, clip_grad_norm=100.0, balance=0.6, augment=True, final_lr_scale=0.1,
+                segment_samples=16384, critic_channels=4, clip_grad_norm=100.0, balance=0.6, augment=True, final_lr_scale=0.1,
             ),
             "diffusion": TrainConfig(
                 steps=20000, batch_size=8, lr=4e-4, weight_decay=0.01, warmup_steps=500, ema_decay=0.9995,
@@ -276,7 +279,7 @@ def _paper_training() -> dict[Task, TrainConfig]:
         "vae": TrainConfig(steps=1_445_000, batch_size=4, lr=4.5e-5, betas=(0.5, 0.9), adversarial_from=50_001,
                            adversarial_weight=0.5, kl_weight=1e-6, checkpoint_every=5000),
         "vocoder": TrainConfig(steps=1_080_000, batch_size=16, lr=2e-4, betas=(0.8, 0.99), clip_grad_norm=1000.0,
-                               checkpoint_every=5000),
+                               segment_samples=8192, checkpoint_every=5000),
         "diffusion": ldm,
         "finetune": ldm.model_copy(update={"steps": 100_000}),
     }  # fmt: skip

@@ -129,7 +129,7 @@ def _row(index: int, recording: Recording, settings: IngestSettings) -> Row:
     split = recording.split or split_of(recording.recording, eval_share=settings.eval_share, seed=settings.seed)
     return {
         "index": index,
-        "path": str(recording.path),
+        "path": os.fsencode(recording.path),  # bytes: a file name need not be UTF-8
         "caption": recording.caption or "",
         "class": recording.class_name or "",
         "split": split,
@@ -160,7 +160,7 @@ def _hashes(rows: list[Row], root: Path) -> list[str | None]:
 def _hash_batch(batch: pa.Table, root: Path) -> pa.Table:
     """Ray task: `sha256` beside `index`."""
     digests: list[str | None] = []
-    for path in map(Path, batch["path"].to_pylist()):
+    for path in (Path(os.fsdecode(name)) for name in batch["path"].to_pylist()):
         try:
             _check_place(path, root)
             with path.open("rb") as file:
@@ -195,8 +195,6 @@ def _write_rows(
         return
     # One block per Parquet file: Ray Data neither splits nor joins input blocks when batch_size is None.
     dataset = ray.data.from_arrow([pa.Table.from_pylist(chunk) for chunk in _chunks(rows, FILE_ROWS)])
-    # The task's own errors, not Ray's account of them, should reach the user.
-    dataset.context.raise_original_map_exception = True
     outcomes = dataset.map_batches(
         _write_file,
         fn_kwargs={"folder": folder, "root": root, "sample_rate_hz": sample_rate_hz, "settings": settings},
@@ -205,12 +203,14 @@ def _write_rows(
     )
     done = 0
     for batch in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if "error" in batch.column_names:
+            raise OutputError(batch["error"][0].as_py())
         done += batch.num_rows
         yield done, batch.to_pylist()
 
 
 def _write_file(batch: pa.Table, folder: Path, root: Path, sample_rate_hz: int, settings: IngestSettings) -> pa.Table:
-    """Ray task: one Parquet file of the batch's good rows, and an outcome for every row.
+    """Ray task: one Parquet file of the batch's good rows, and an outcome for every row; or an `error`, if that failed.
 
     Named after its first row, so the files sort in source order and a retried task writes the same file again.
     """
@@ -240,8 +240,9 @@ def _write_file(batch: pa.Table, folder: Path, root: Path, sample_rate_hz: int, 
         else:
             partial.replace(target)
         journal.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from None
+    except OSError as error:  # returned, since Ray Data would dress a raised one up as a defect of its own
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        return pa.table({"error": [f"cannot write {target}: {reason}"]})
     return pa.Table.from_pylist(outcomes)
 
 
@@ -250,7 +251,7 @@ def _convert(row: Row, deaths: int, root: Path, sample_rate_hz: int, settings: I
     try:
         if deaths >= MAX_DEATHS:
             raise _Fault(Reason.CORRUPT, f"{deaths} workers died while decoding it")
-        wave = load_wave(Path(row["path"]), root, sample_rate_hz, settings)
+        wave = load_wave(Path(os.fsdecode(row["path"])), root, sample_rate_hz, settings)
     except _Fault as fault:
         return {"index": row["index"], "reason": fault.reason, "detail": fault.detail, "duration_s": 0.0}, b""
     outcome = {"index": row["index"], "reason": "", "detail": "", "duration_s": len(wave) / sample_rate_hz}
@@ -326,8 +327,8 @@ def _check_place(path: Path, root: Path) -> None:
 
 def _decode(path: Path, settings: IngestSettings) -> tuple[np.ndarray, int]:
     """(float32 (T,) mono, rate in Hz) of a file whose header has been believed only after a look at it."""
-    # Opened by us: given a path, soundfile takes *.raw for headerless sound and demands its rate.
-    with path.open("rb") as file, soundfile.SoundFile(file) as sound:
+    # A descriptor has no name: by a name *.raw soundfile takes a file for headerless sound and demands its rate.
+    with path.open("rb") as file, soundfile.SoundFile(file.fileno(), closefd=False) as sound:
         rate_hz, channels, declared = sound.samplerate, sound.channels, sound.frames
         if rate_hz not in RATES_HZ or not 1 <= channels <= MAX_CHANNELS:
             raise _Fault(Reason.CORRUPT, f"header says {rate_hz} Hz, {channels} channels")
@@ -336,8 +337,12 @@ def _decode(path: Path, settings: IngestSettings) -> tuple[np.ndarray, int]:
         if declared == 0:
             raise _Fault(Reason.EMPTY, "the file has no samples")
         _check_chunks(sound.extra_info)
-        # By blocks, so that many channels never lie in memory at once.
-        wave = np.concatenate([block.mean(axis=1) for block in sound.blocks(65536, dtype="float32", always_2d=True)])
+        # By blocks, so that many channels never lie in memory at once; not by sound.blocks(), which fills up what a
+        # truncated file lacks with uninitialised memory.
+        blocks = [np.zeros(0, np.float32)]
+        while len(block := sound.read(65536, dtype="float32", always_2d=True)):
+            blocks.append(block.mean(axis=1))
+    wave = np.concatenate(blocks)
     if len(wave) < declared * (1 - LOST_SHARE):
         raise _Fault(Reason.CORRUPT, f"breaks off after {len(wave)} of {declared} samples")
     return wave, rate_hz

@@ -137,6 +137,6 @@ def split_of(recording: str, *, eval_share: float, seed: int) -> Split:
     Depends on nothing but the arguments, so rows added later move no earlier row. `eval_share` is met on average over
     many recordings; a handful may all land in train.
     """
-    # surrogateescape: a key made from a file name may hold bytes that are no UTF-8
-    word = hashlib.sha256(f"{seed}:{recording}".encode(errors="surrogateescape")).digest()[:8]
+    # surrogatepass: a key made from a file name may hold what is no UTF-8
+    word = hashlib.sha256(f"{seed}:{recording}".encode(errors="surrogatepass")).digest()[:8]
     return "eval" if int.from_bytes(word, "big") < eval_share * 2**64 else "train"

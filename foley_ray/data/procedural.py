@@ -216,7 +216,7 @@ def door_knock(rng: np.random.Generator, rate_hz: int) -> np.ndarray:
 
 def glass_clink(rng: np.random.Generator, rate_hz: int) -> np.ndarray:
     """High inharmonic modes on a short decay."""
-    modes_hz = np.sort(rng.uniform(1800, 9000, 6))
+    modes_hz = np.sort(rng.uniform(1800, min(9000, 0.44 * rate_hz), 6))
     return ring(rng, int(rng.uniform(MIN_S, 1.0) * rate_hz), rate_hz, modes_hz, rng.uniform(0.06, 0.2))
 
 

@@ -135,8 +135,9 @@ def _read_metadata(root: Path, file: Path) -> Iterator[Recording]:
     folder = file.parent.relative_to(root)
     for number, row in enumerate(rows, start=1):
         cell = {key: _text(row.get(name)) if name else "" for key, name in names.items()}
+        name = _utf8(str(row.get(names["file"] or "") or "")).strip()  # unlike a caption's, its inner blanks are kept
         # A row that names no file is looked for under a name that leads a person to the row.
-        source = (folder / (cell["file"] or f"{file.name} row {number}")).as_posix()
+        source = (folder / (name or f"{file.name} row {number}")).as_posix()
         class_name = class_of(cell["class"]) or None
         yield Recording(
             path=root / source,
@@ -170,7 +171,12 @@ def _read_table(file: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def _text(value: Any) -> str:
     """A cell on one line; empty for what is absent."""
-    return "" if value is None else " ".join(str(value).split())
+    return "" if value is None else " ".join(_utf8(str(value)).split())
+
+
+def _utf8(text: str) -> str:
+    """The text with a ? for what UTF-8 cannot hold: bytes of old file names, half surrogate pairs in JSON."""
+    return text.encode(errors="replace").decode()
 
 
 def _split(name: str, where: str) -> Split:
@@ -199,7 +205,7 @@ def _class_folders(root: Path) -> Iterator[Recording]:
     paths = list(_audio_files(root))
     split_folders = _tops_are_splits(path.relative_to(root).as_posix() for path in paths)
     for path in paths:
-        source = path.relative_to(root).as_posix()
+        source = _utf8(path.relative_to(root).as_posix())
         folders = PurePosixPath(source).parts[1 if split_folders else 0 : -1]
         class_name = class_of(folders[-1]) or None if folders else None
         yield Recording(

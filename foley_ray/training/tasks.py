@@ -116,18 +116,19 @@ class ClapTask(TrainingTask):
 class VaePhase(Phase):
     """L1 on the log-mel, KL of the latent, and the discriminator's opinion from `adversarial_from` on."""
 
-    def __init__(self, vae: Any, critic: PatchDiscriminator, log_mel: LogMel, train: TrainConfig):
+    def __init__(self, vae: Any, critic: PatchDiscriminator, log_mel: LogMel, train: TrainConfig, segment_samples: int):
         super().__init__()
         self.vae = vae
         self.log_mel = log_mel
         self.train_config = train
+        self.segment_samples = segment_samples
         self._hidden = _Hidden(critic=critic)
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
         """Carries the real and the reconstructed mel to the discriminator's phase."""
         train = self.train_config
         with torch.no_grad():
-            mel_BFM = self.log_mel(batch["wave"])
+            mel_BFM = self.log_mel(loud_segment(batch["wave"], self.segment_samples))
         posterior = encode(self.vae, mel_BFM)
         rebuilt_BFM = decode(self.vae, posterior.sample())
         l1 = losses.l1_loss(rebuilt_BFM, mel_BFM).mean()
@@ -169,7 +170,7 @@ class VaeTask(TrainingTask):
         self.vae = given.get("vae") or build_vae(config)
         critic = PatchDiscriminator()
         self.phases = {
-            "generator": VaePhase(self.vae.train(), critic, LogMel(config.audio), train),
+            "generator": VaePhase(self.vae.train(), critic, LogMel(config.audio), train, segment_length(config, train)),
             "discriminator": PatchPhase(critic, train.adversarial_from),
         }
 
@@ -187,7 +188,7 @@ class VocoderPhase(Phase):
         self.log_mel = LogMel(config.audio)
         self.mels = resolutions(config.audio)
         self.train_config = train
-        self.segment_samples = train.segment_samples // config.audio.hop_samples * config.audio.hop_samples
+        self.segment_samples = segment_length(config, train)
         self._hidden = _Hidden(critic=critic)
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
@@ -237,8 +238,6 @@ class VocoderTask(TrainingTask):
 
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
-        if train.segment_samples > config.audio.clip_samples:
-            raise ConfigError(f"segment_samples {train.segment_samples} exceeds the training crop of {config.audio.clip_samples}")
         self.vocoder = given.get("vocoder") or build_vocoder(config)
         self.vocoder.apply_weight_norm()
         critic = WaveDiscriminator(train.critic_channels)
@@ -367,6 +366,15 @@ class FinetuneTask(DiffusionTask):
 TASK_CLASSES: dict[Task, type[TrainingTask]] = {
     task.name: task for task in (ClapTask, VaeTask, VocoderTask, DiffusionTask, FinetuneTask)
 }
+
+
+def segment_length(config: ModelConfig, train: TrainConfig) -> int:
+    """Samples of a training segment, in whole latent frames. Raises ConfigError if it is longer than the crop."""
+    if train.segment_samples is None:
+        return config.audio.clip_samples
+    if train.segment_samples > config.audio.clip_samples:
+        raise ConfigError(f"segment_samples {train.segment_samples} exceeds the training crop of {config.audio.clip_samples}")
+    return train.segment_samples // config.audio.latent_samples * config.audio.latent_samples
 
 
 def loud_segment(wave_BT: Tensor, samples: int, tries: int = 3) -> Tensor:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pyarrow as pa
@@ -65,6 +66,16 @@ def test_a_row_without_a_file_says_which_row_it_is(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     (tmp_path / "metadata.csv").write_text("file,caption\na.wav,a\n", encoding="utf-8-sig")
     assert rows(tmp_path)[0].source == "a.wav"
+
+
+def test_file_names_keep_their_blanks_and_odd_bytes_do_no_harm(tmp_path):
+    write(tmp_path / "metadata.jsonl", r'{"file": "a  b.wav", "caption": "half a pair \ud800"}')
+    assert [(row.source, row.caption) for row in rows(tmp_path)] == [("a  b.wav", "half a pair ?")]
+    other = tmp_path / "other"
+    touch(other, os.fsdecode(b"Rain/caf\xe9.wav"))
+    (row,) = rows(other)
+    assert row.source == "Rain/caf?.wav"
+    assert row.path.exists()
 
 
 @pytest.mark.parametrize(
@@ -193,9 +204,17 @@ def test_an_empty_or_absent_folder_lists_what_was_looked_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("DogBark", "dog_bark"), ("GunShot", "gunshot"), ("Sneeze_Cough", "sneeze_cough"), ("MovingMotorVehicle", "moving_motor_vehicle"),
-     ("Door Knock", "door_knock"), ("HTTPServer2Go", "http_server2_go"), ("éclair-Äpfel", "éclair_äpfel"), ("--", "")],
-)  # fmt: skip
+    [
+        ("DogBark", "dog_bark"),
+        ("GunShot", "gunshot"),
+        ("Sneeze_Cough", "sneeze_cough"),
+        ("MovingMotorVehicle", "moving_motor_vehicle"),
+        ("Door Knock", "door_knock"),
+        ("HTTPServer2Go", "http_server2_go"),
+        ("éclair-Äpfel", "éclair_äpfel"),
+        ("--", ""),
+    ],
+)
 def test_class_names(name, expected):
     assert class_of(name) == expected
 
