@@ -72,6 +72,14 @@ class ModelInfo(BaseModel):
         return self.model_copy(update={"parts": {**self.parts, name: part}, **changes})
 
 
+def shipped_model() -> Path:
+    """The model folder that comes with the package. Raises ModelError as long as none does."""
+    path = Path(__file__).with_name("default_model")
+    if not (path / INFO_FILE).is_file():
+        raise ModelError("no trained model ships yet: give one with --model, or make a small one with `foley demo`")
+    return path
+
+
 def part_digest(folder: Path) -> str:
     """16 hexadecimal digits over the names and bytes of a part's safetensors files."""
     digest = hashlib.sha256()

@@ -8,18 +8,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 
 from foley_ray import __version__
-from foley_ray.config import PRESETS, SAMPLERS, TASKS, ClipSettings, TrainConfig, describe, override, preset
+from foley_ray.config import PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.errors import ConfigError, FoleyError, PromptError
+from foley_ray.jobfile import IngestJob, TrainJob, assignment, make_job
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Foley from text: train it, run it, scale it."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Foley from text: train it, run it, scale it.",
 )
 out_console = Console(highlight=False, soft_wrap=True)
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -71,26 +75,33 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(help="folder with metadata.csv, one folder per class, or a Hugging Face audiofolder")],
+    source: Annotated[
+        Path, typer.Argument(help="folder with metadata.csv, one folder per class, or a Hugging Face audiofolder")
+    ],
     out: Annotated[Path, typer.Option(help="dataset folder to write")],
     preset_name: Annotated[str, typer.Option("--preset", help=f"sets the sample rate: {', '.join(PRESETS)}")] = "default",
     eval_share: Annotated[float, typer.Option(help="share of recordings held out, where the source has no split")] = 0.1,
+    max_duration: Annotated[float, typer.Option(help="longer recordings are left out, seconds")] = 30.0,
     overwrite: Annotated[bool, typer.Option(help="replace a finished dataset at --out")] = False,
 ) -> None:
     """Read, check and convert recordings into a Parquet dataset; what cannot be used is listed with its reason."""
-    rate = preset(preset_name).model.audio.sample_rate_hz
-    from foley_ray.data.ingest import IngestSettings, ingest as run_ingest
-
-    with _settings_errors():
-        settings = IngestSettings(eval_share=eval_share)
-    info = run_ingest(source, out, sample_rate_hz=rate, settings=settings, overwrite=overwrite)
-    out_console.print(
-        f"{out}: {info.rows()} recordings, {info.hours:.2f} h at {info.sample_rate_hz} Hz, {len(info.classes)} classes "
-        f"({info.rows('train')} train, {info.rows('eval')} eval)"
+    job = make_job(
+        IngestJob,
+        {
+            "source": source,
+            "out": out,
+            "preset": preset_name,
+            "eval_share": eval_share,
+            "max_duration_s": max_duration,
+            "overwrite": overwrite,
+        },
     )
-    if info.quarantined:
-        out_console.print("left out: " + ", ".join(f"{count} {reason}" for reason, count in sorted(info.quarantined.items())))
-        out_console.print(f"reasons are listed in {out / 'quarantine.parquet'}")
+    preset(job.preset)  # a typo should not cost the seconds that Ray takes to load
+    from foley_ray.data.ingest import run_job, summary
+
+    with error_console.status("reading") as status:
+        info = run_job(job, lambda done, total: status.update(f"{done}/{total} recordings"))
+    out_console.print(summary(info, out))
 
 
 @app.command()
@@ -102,77 +113,50 @@ def train(
     init: Annotated[
         list[Path] | None, typer.Option(help="run or model folder that gives frozen parts and the warm start; repeatable")
     ] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="training setting as key=value, such as lr=1e-4; repeatable")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="training setting as key=value, such as lr=1e-4; repeatable")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows per worker and step")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers")] = 2,
+    workers: Annotated[int, typer.Option(help="Ray Train workers")] = 2,
     gpu: Annotated[bool, typer.Option(help="one GPU per worker")] = False,
     shippable_only: Annotated[bool, typer.Option(help="use only rows whose licence lets the model be given away")] = False,
-    captions: Annotated[Path | None, typer.Option(help="YAML of class: [wordings], drawn instead of the rows' captions")] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="YAML of class: [wordings], drawn instead of the rows' captions")
+    ] = None,
     tuning: Annotated[str | None, typer.Option(help="finetune: linear | per_class | none")] = None,
 ) -> None:
     """Train one part with Ray Train; stopped or killed, the same command goes on from the last checkpoint."""
-    chosen = preset(preset_name)
-    if task not in TASKS:
-        raise ConfigError(f"unknown task {task!r}; choose one of: {', '.join(TASKS)}")
-    changes = _assignments(setting or [])
+    changes = dict(assignment(item) for item in setting or [])
     changes |= {key: value for key, value in (("steps", steps), ("batch_size", batch_size)) if value is not None}
-    settings = override(chosen.training[task], changes)
-    if tuning is not None:
-        with _settings_errors():
-            model = type(chosen.model).model_validate({**chosen.model.model_dump(), "tuning": {"kind": tuning}})
-        chosen = chosen.model_copy(update={"model": model})
-    from foley_ray.data.captions import read_captions
-    from foley_ray.training.worker import Run, train as run_training
-
-    run = Run(
-        task=task,
-        preset=chosen,
-        train=settings,
-        dataset=data,
-        out=out,
-        init=tuple(init or ()),
-        shippable_only=shippable_only,
-        captions=read_captions(captions) if captions else {},
-        workers=workers,
-        use_gpu=gpu,
+    job = make_job(
+        TrainJob,
+        {
+            "task": task,
+            "preset": preset_name,
+            "data": data,
+            "out": out,
+            "init": tuple(init or ()),
+            "settings": changes,
+            "tuning": {"kind": tuning} if tuning else None,
+            "shippable_only": shippable_only,
+            "captions": captions,
+            "workers": workers,
+            "gpu": gpu,
+        },
     )
-    info = run_training(run, lambda metrics: out_console.print(_progress_line(task, settings, metrics)))
-    out_console.print(f"{out / 'model'}: {', '.join(info.parts)} after {settings.steps} steps")
+    job.resolved()  # a typo should not cost the seconds that torch and Ray take to load
+    from foley_ray.training.worker import progress_line, run_job
 
-
-def _assignments(items: list[str]) -> dict[str, Any]:
-    """key=value options; values are read as YAML scalars, so that 1e-4, true and [0.8, 0.99] mean what they say."""
-    import yaml
-
-    changes: dict[str, Any] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or key not in TrainConfig.model_fields:
-            known = ", ".join(TrainConfig.model_fields)
-            raise ConfigError(f"--set {item!r} is no key=value of a training setting; settings are: {known}")
-        parsed = yaml.safe_load(value)
-        try:  # YAML 1.1 takes 1e-4 for a word
-            parsed = float(parsed) if isinstance(parsed, str) else parsed
-        except ValueError:
-            pass
-        changes[key] = parsed
-    return changes
-
-
-def _progress_line(task: str, settings: TrainConfig, metrics: dict[str, float]) -> str:
-    rates = {"step", "samples_per_s", "data_wait", "left_s", "lr"}
-    losses = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in rates)
-    left_min, left_s = divmod(round(metrics["left_s"]), 60)
-    return (
-        f"{task} {metrics['step']:.0f}/{settings.steps}  {losses}  {metrics['samples_per_s']:.1f} samples/s  "
-        f"data wait {metrics['data_wait']:.0%}  {left_min}m{left_s:02d}s left"
-    )
+    info = run_job(job, lambda metrics: out_console.print(f"{task}  {progress_line(metrics)}"))
+    out_console.print(f"{out / 'model'}: {', '.join(info.parts)}")
 
 
 @app.command()
 def assemble(
-    sources: Annotated[list[Path], typer.Argument(help="run or model folders; of two with the same part the later one's is taken")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="run or model folders; of two with the same part the later one's is taken")
+    ],
     out: Annotated[Path, typer.Option(help="model folder to write")],
 ) -> None:
     """Put trained parts together into one model folder."""
@@ -221,12 +205,13 @@ def generate(
             }
         )
     from foley_ray import generate as files
+    from foley_ray.checkpoint import shipped_model
     from foley_ray.pipeline import Pipeline
 
     wanted = files.read_prompts(prompts) if prompts else [prompt or ""]
     seed = _seed(seed)
     files.check_writable(out)
-    pipeline = Pipeline(model or _default_model(), device)
+    pipeline = Pipeline(model or shipped_model(), device)
     found = pipeline.rank.embed_folder(targets) if targets else None
     requests = files.requests_for(wanted, count, seed, settings, found)
     pipeline.check(requests)
@@ -239,6 +224,23 @@ def generate(
             out_console.print(f"{path}  score {clip.score:.3f} (best of {len(clip.scores)}){below}")
 
 
+@app.command()
+def demo(
+    prompt: Annotated[str, typer.Argument(help="what to generate at the end")] = "a dog bark",
+    out: Annotated[Path, typer.Option(help="folder for recordings, dataset, runs, model and sounds")] = Path("demo"),
+) -> None:
+    """The whole path in miniature: train a tiny model on generated recordings, then generate with it."""
+    out_console.print(
+        "no trained model ships yet: training a tiny one on generated recordings, about two minutes on two cores."
+    )
+    out_console.print("It shows that every part works on this machine; its sounds are not yet sounds.")
+    from foley_ray.demo import demo as run_demo
+
+    with error_console.status("starting") as status:
+        model, _ = run_demo(out, status.update)
+    generate(prompt, model=model, out=out / "sounds", count=2, duration=1.0, seed=7)
+
+
 def _seed(seed: int | None) -> int:
     from foley_ray.generate import MAX_SEED
 
@@ -249,13 +251,6 @@ def _seed(seed: int | None) -> int:
     if not 0 <= seed <= MAX_SEED:
         raise PromptError(f"--seed {seed} must lie between 0 and {MAX_SEED}")
     return seed
-
-
-def _default_model() -> Path:
-    path = Path(__file__).with_name("default_model")
-    if not (path / "foley.json").is_file():
-        raise ConfigError("no trained model ships yet: give one with --model, or make a small one with `foley demo`")
-    return path
 
 
 if __name__ == "__main__":

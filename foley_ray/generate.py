@@ -1,8 +1,8 @@
 """From prompts to files: what `foley generate` and jobs/generate.py do.
 
-    OUT/000_a_dog_bark_seed7.wav     16-bit mono at the model's rate
-    OUT/000_a_dog_bark_seed7.png     waveform and spectrogram
-    OUT/000_a_dog_bark_seed7.json    prompt, seed, settings, scores, model digest; written last, so its presence means all three
+OUT/000_a_dog_bark_seed7.wav     16-bit mono at the model's rate
+OUT/000_a_dog_bark_seed7.png     waveform and spectrogram
+OUT/000_a_dog_bark_seed7.json    prompt, seed, settings, scores, model digest; written last, so its presence means all three
 """
 
 import json

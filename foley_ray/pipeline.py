@@ -62,9 +62,7 @@ class Pipeline:
         self.vocode = VocodeStage(model, device)
         self.rank = RankStage(model, device)
 
-    def generate(
-        self, requests: Iterable[ClipRequest], on_step: Callable[[int, int], None] | None = None
-    ) -> Iterator[Clip]:
+    def generate(self, requests: Iterable[ClipRequest], on_step: Callable[[int, int], None] | None = None) -> Iterator[Clip]:
         """Clips in request order, a group at a time. Raises PromptError for a prompt that cannot be generated.
 
         `on_step(done, all)` counts denoising steps of the current draw.

@@ -21,8 +21,8 @@ class LogMel(nn.Module):
     """wave_BT (within -1..1) -> log_mel_BFM, natural logarithm of the mel magnitude, F = T // hop exactly.
 
     The recipe of HiFi-GAN and Tacotron 2, on which the published vocoders and VAEs were trained: reflect-padded frames, Hann
-    window, magnitude (not power), Slaney filters, floor of 1e-5. Differentiable, and float32 even under autocast. Time comes before mel, so that
-    log_mel_BFM[:, None] is the VAE's picture in the paper's (time, frequency) order.
+    window, magnitude (not power), Slaney filters, floor of 1e-5. Differentiable; float32 even under autocast. Time comes
+    before mel, so that log_mel_BFM[:, None] is the VAE's picture in the paper's (time, frequency) order.
     """
 
     def __init__(self, audio: AudioSpec) -> None:

@@ -16,6 +16,10 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
     if not isinstance(content, dict):
         raise SourceError(f"{path} must hold a mapping of class: [wordings], not a {type(content).__name__}")
     for name, wordings in content.items():
-        if not isinstance(wordings, list) or not wordings or not all(isinstance(text, str) and text.strip() for text in wordings):
+        if (
+            not isinstance(wordings, list)
+            or not wordings
+            or not all(isinstance(text, str) and text.strip() for text in wordings)
+        ):
             raise SourceError(f"{path}: class {name!r} must have a list of wordings, not {wordings!r}")
     return {str(name): tuple(wordings) for name, wordings in content.items()}

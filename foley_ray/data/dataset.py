@@ -65,7 +65,9 @@ def epoch_order(class_ids: np.ndarray, seed: int, epoch: int, window: int, balan
     return rng.permutation(drawn)
 
 
-def training_stream(dataset: Path, settings: StreamSettings, spec: AudioSpec, rows: int, first_row: int = 0) -> ray.data.Dataset:
+def training_stream(
+    dataset: Path, settings: StreamSettings, spec: AudioSpec, rows: int, first_row: int = 0
+) -> ray.data.Dataset:
     """At least `rows` training rows, lazily: columns wave (int16, T), caption, class_id, sha256, epoch.
 
     `first_row` starts the stream at the window that holds that row, for a resumed run. Raises DatasetError if the dataset is
@@ -82,7 +84,9 @@ def training_stream(dataset: Path, settings: StreamSettings, spec: AudioSpec, ro
     sizes = [_selected(_read(window, ("class", "split", "shippable")), settings).num_rows for window in windows]
     if sum(sizes) == 0:
         what = f"split {settings.split!r}" + (" and shippable" if settings.shippable_only else "")
-        raise DatasetError(f"dataset {dataset} has no rows with {what}; it has {info.rows('train')} train and {info.rows('eval')} eval rows")
+        raise DatasetError(
+            f"dataset {dataset} has no rows with {what}; it has {info.rows('train')} train and {info.rows('eval')} eval rows"
+        )
     items, position = [], 0
     epoch = 0
     while position < first_row + rows:

@@ -30,7 +30,7 @@ import soundfile
 import soxr
 from pydantic import Field
 
-from foley_ray.config import Settings
+from foley_ray.config import Settings, preset
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.manifest import (
     DATA_FOLDER,
@@ -47,6 +47,7 @@ from foley_ray.data.manifest import (
 )
 from foley_ray.data.sources import Recording, read_source
 from foley_ray.errors import OutputError, SourceError
+from foley_ray.jobfile import IngestJob
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,32 @@ def ingest(
         info = _info([row for row in rows if row["index"] not in quarantine], table, sample_rate_hz, f"{source} ({layout})")
         info.save(folder)
     return info
+
+
+def run_job(job: IngestJob, progress: Progress | None = None) -> DatasetInfo:
+    """`ingest` for a job file's settings; the preset sets the sample rate."""
+    return ingest(
+        job.source,
+        job.out,
+        sample_rate_hz=preset(job.preset).model.audio.sample_rate_hz,
+        settings=IngestSettings(eval_share=job.eval_share, max_duration_s=job.max_duration_s),
+        overwrite=job.overwrite,
+        progress=progress,
+    )
+
+
+def summary(info: DatasetInfo, out: Path) -> str:
+    """What a person wants to know of a finished ingest."""
+    lines = [
+        f"{out}: {info.rows()} recordings, {info.hours:.2f} h at {info.sample_rate_hz} Hz, {len(info.classes)} classes "
+        f"({info.rows('train')} train, {info.rows('eval')} eval; {info.shippable_rows} shippable)"
+    ]
+    if info.quarantined:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(info.quarantined.items()))
+        lines.append(f"left out: {counts}; each with its reason in {out / QUARANTINE_FILE}")
+    if info.straddling_recordings:
+        lines.append(f"warning: {info.straddling_recordings} recordings have rows in both train and eval, as the source says")
+    return "\n".join(lines)
 
 
 def _row(index: int, recording: Recording, settings: IngestSettings) -> Row:

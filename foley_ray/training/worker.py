@@ -29,10 +29,12 @@ from ray.train.v2.api.config import LoggingConfig
 
 from foley_ray.checkpoint import ModelInfo, Part, PartInfo, load_part, read_info, save_model
 from foley_ray.config import ModelConfig, Preset, Task, TrainConfig
+from foley_ray.data.captions import read_captions
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import StreamSettings, collate, training_stream
 from foley_ray.data.manifest import load_info
 from foley_ray.errors import ConfigError, ModelError, NonFiniteLoss, OutputError, TrainingError
+from foley_ray.jobfile import TrainJob
 from foley_ray.training.loop import MANIFEST_FILE, Hooks, Trainer
 from foley_ray.training.tasks import TASK_CLASSES, TrainingTask
 
@@ -109,6 +111,25 @@ class Run:
                         f"{self.preset.name} has; use the preset that it was made with"
                     )
         return offered
+
+
+def run_job(job: TrainJob, on_progress: Callable[[dict[str, float]], None] = lambda metrics: None) -> ModelInfo:
+    """`train` for a job file's settings."""
+    chosen, settings = job.resolved()
+    run = Run(
+        task=job.task,
+        preset=chosen,
+        train=settings,
+        dataset=job.data,
+        out=job.out,
+        init=job.init,
+        shippable_only=job.shippable_only,
+        captions=read_captions(job.captions) if job.captions else {},
+        workers=job.workers,
+        use_gpu=job.gpu,
+        max_failures=job.max_failures,
+    )
+    return train(run, on_progress)
 
 
 def model_folder(path: Path) -> Path:
@@ -315,8 +336,21 @@ def _last_step(out: Path) -> int:
 def _root_cause(error: BaseException) -> str:
     """The innermost message of a chain of Ray's errors, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if ": " in line and line.split(":")[0].split(".")[-1].endswith(("Error", "Loss", "Exception"))]
+    named = [
+        line for line in lines if ": " in line and line.split(":")[0].split(".")[-1].endswith(("Error", "Loss", "Exception"))
+    ]
     return (named or lines or [type(error).__name__])[-1]
+
+
+def progress_line(metrics: Mapping[str, float]) -> str:
+    """One log step for a person: losses, rate, data wait, time left."""
+    rates = {"step", "samples_per_s", "data_wait", "left_s", "lr"}
+    losses = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name not in rates)
+    left_min, left_s = divmod(round(metrics["left_s"]), 60)
+    return (
+        f"step {metrics['step']:.0f}  {losses}  {metrics['samples_per_s']:.1f} samples/s  "
+        f"data wait {metrics['data_wait']:.0%}  {left_min}m{left_s:02d}s left"
+    )
 
 
 class _MetricsWriter:

@@ -1,0 +1,130 @@
+"""What a job is asked to do, as typed settings read from YAML: the same for the command line and for `ray job submit`.
+
+Imports neither torch nor ray. Relative paths are relative to the working directory, as on the command line.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from foley_ray.config import ClipSettings, Preset, Settings, Task, TrainConfig, TuningConfig, describe, override, preset
+from foley_ray.errors import ConfigError, FoleyError
+
+
+class IngestJob(Settings):
+    """jobs/ingest.py: recordings -> dataset."""
+
+    source: Path
+    out: Path
+    preset: str = Field("default", description="sets the sample rate")
+    eval_share: float = Field(0.1, ge=0, le=1, description="share of recordings held out, where the source has no split")
+    max_duration_s: float = Field(30.0, gt=0)
+    overwrite: bool = False
+
+
+class TrainJob(Settings):
+    """jobs/train.py: one part of the model, from a dataset."""
+
+    task: Task
+    preset: str = "default"
+    data: Path
+    out: Path
+    init: tuple[Path, ...] = Field((), description="run or model folders that give frozen parts and the warm start")
+    settings: dict[str, Any] = Field({}, description="changes to the preset's training settings")
+    tuning: TuningConfig | None = Field(None, description="finetune: another form of the tuning layer")
+    shippable_only: bool = False
+    captions: Path | None = Field(None, description="YAML of class: [wordings], drawn instead of the rows' captions")
+    workers: int = Field(2, ge=1)
+    gpu: bool = False
+    max_failures: int = Field(2, ge=0, description="how often dead workers are replaced before the run gives up")
+
+    def resolved(self) -> tuple[Preset, TrainConfig]:
+        """The preset with this job's changes. Raises ConfigError naming what does not exist."""
+        chosen = preset(self.preset)
+        if self.tuning is not None:
+            chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"tuning": self.tuning})})
+        return chosen, override(chosen.training[self.task], self.settings)
+
+
+class GenerateJob(Settings):
+    """jobs/generate.py: prompts -> ranked clips, spread over workers."""
+
+    prompts: tuple[str, ...] = ()
+    prompts_file: Path | None = None
+    model: Path | None = Field(None, description="model folder; the shipped one when absent")
+    out: Path
+    count: int = Field(1, ge=1, description="clips per prompt")
+    seed: int = Field(0, ge=0)
+    clip: ClipSettings = ClipSettings()
+    targets: Path | None = Field(None, description="folder of sounds to choose against (multi-target selection)")
+    workers: int = Field(1, ge=1)
+    gpu: bool = False
+
+
+AnyJob = TypeVar("AnyJob", bound=Settings)
+
+
+def load_job(kind: type[AnyJob], path: Path, changes: Sequence[str] = ()) -> AnyJob:
+    """A job from its YAML file, with key=value changes (dots reach into sections: clip.steps=50).
+
+    Raises ConfigError naming the file, the key, the value seen and the rule.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read job file {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold key: value lines, not a {type(content).__name__}")
+    for change in changes:
+        key, value = assignment(change)
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"{change!r}: {section} is no section of {path}")
+        place[last] = value
+    return make_job(kind, content, str(path))
+
+
+def make_job(kind: type[AnyJob], content: dict[str, Any], where: str = "") -> AnyJob:
+    """A job from plain values. Raises ConfigError as `load_job` does."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {describe(error)}" if where else describe(error)) from None
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """'key=value' with the value read as a YAML scalar, so that 1e-4, true and [0.8, 0.99] mean what they say."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{text!r} is not of the form key=value")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        parsed = value
+    if isinstance(parsed, str):
+        try:  # YAML 1.1 takes 1e-4 for a word
+            parsed = float(parsed)
+        except ValueError:
+            pass
+    return key.strip(), parsed
+
+
+def job_main(kind: type[AnyJob], run: Callable[[AnyJob], None]) -> None:
+    """The body of a job script: `--config FILE [key=value ...]`, errors of ours on one line and exit status 2."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True, help="job file, YAML")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the job file")
+    options = parser.parse_args()
+    try:
+        run(load_job(kind, options.config, options.changes))
+    except FoleyError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,44 @@
+"""Prompts -> ranked clips, spread over Ray workers; every worker writes to the same output folder.
+
+ray job submit --working-dir . -- python jobs/generate.py --config jobs/generate.yaml model=/data/model out=/data/clips
+"""
+
+from itertools import count
+from pathlib import Path
+
+import ray
+
+from foley_ray.jobfile import GenerateJob, job_main
+
+
+@ray.remote
+def generate_share(job: GenerateJob, share: int) -> list[str]:
+    """Every workers-th clip; what a clip becomes does not depend on who makes it."""
+    from foley_ray.checkpoint import shipped_model
+    from foley_ray.generate import read_prompts, requests_for, write_clip
+    from foley_ray.pipeline import Pipeline
+
+    pipeline = Pipeline(job.model or shipped_model(), "cuda" if job.gpu else "cpu")
+    prompts = [*job.prompts, *(read_prompts(job.prompts_file) if job.prompts_file else [])]
+    targets = pipeline.rank.embed_folder(job.targets) if job.targets else None
+    requests = requests_for(prompts, job.count, job.seed, job.clip, targets)
+    pipeline.check(requests)
+    indices = count(share, job.workers)
+    clips = pipeline.generate(requests[share :: job.workers])
+    return [str(write_clip(job.out, index, clip, pipeline.info)) for index, clip in zip(indices, clips, strict=False)]
+
+
+def main(job: GenerateJob) -> None:
+    from foley_ray.data.cluster import ensure_ray
+    from foley_ray.generate import check_writable
+
+    job = job.model_copy(update={key: value.resolve() for key, value in job if isinstance(value, Path)})
+    check_writable(job.out)
+    ensure_ray()
+    task = generate_share.options(num_gpus=1 if job.gpu else 0)
+    for paths in ray.get([task.remote(job, share) for share in range(job.workers)]):
+        print("\n".join(paths))
+
+
+if __name__ == "__main__":
+    job_main(GenerateJob, main)

@@ -1,0 +1,56 @@
+"""What most tests share: a quiet single-threaded torch, one local Ray, and a complete tiny model with random weights."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """Ray on this machine with two cores, started once for the whole session."""
+    import ray
+
+    from foley_ray.data.cluster import ensure_ray
+
+    ensure_ray(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with every part of the tiny preset, random weights, seeded."""
+    import torch
+
+    from foley_ray.checkpoint import ModelInfo, save_model
+    from foley_ray.config import tiny
+    from foley_ray.models.clap import Clap
+    from foley_ray.models.tuning import Tuning
+    from foley_ray.models.unet import build_unet
+    from foley_ray.models.vae import build_vae
+    from foley_ray.models.vocoder import build_vocoder
+
+    torch.manual_seed(0)
+    config = tiny().model
+    parts = {
+        "clap": Clap(config.clap),
+        "tuning": Tuning(config.tuning, config.clap.embed_dim),
+        "unet": build_unet(config),
+        "vae": build_vae(config),
+        "vocoder": build_vocoder(config),
+    }
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_model(folder, ModelInfo(preset="tiny", model=config, latent_scale=0.7), parts)
+    return folder
