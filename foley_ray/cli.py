@@ -160,7 +160,8 @@ def assemble(
     out: Annotated[Path, typer.Option(help="model folder to write")],
 ) -> None:
     """Put trained parts together into one model folder."""
-    from foley_ray.checkpoint import PARTS, assemble as put_together
+    from foley_ray.checkpoint import PARTS
+    from foley_ray.checkpoint import assemble as put_together
     from foley_ray.training.worker import model_folder
 
     info = put_together([model_folder(source) for source in sources], out)

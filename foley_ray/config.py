@@ -232,7 +232,8 @@ def default() -> Preset:
             ),
             "vae": TrainConfig(
                 steps=8000, batch_size=8, lr=5e-4, betas=(0.5, 0.9), warmup_steps=200, ema_decay=0.999,
-                segment_samples=22528, adversarial_from=4000, adversarial_weight=0.5, balance=0.6, augment=True, final_lr_scale=0.1,
+                segment_samples=22528, adversarial_from=4000, adversarial_weight=0.5, balance=0.6, augment=True,
+                final_lr_scale=0.1,
             ),
             "vocoder": TrainConfig(
                 steps=40000, batch_size=8, lr=5e-4, betas=(0.8, 0.99), warmup_steps=200, ema_decay=0.999,

@@ -6,6 +6,7 @@ Imports neither torch nor ray. Relative paths are relative to the working direct
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,10 +111,8 @@ def assignment(text: str) -> tuple[str, Any]:
     except yaml.YAMLError:
         parsed = value
     if isinstance(parsed, str):
-        try:  # YAML 1.1 takes 1e-4 for a word
+        with suppress(ValueError):  # YAML 1.1 takes 1e-4 for a word
             parsed = float(parsed)
-        except ValueError:
-            pass
     return key.strip(), parsed
 
 

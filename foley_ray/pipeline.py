@@ -1,7 +1,7 @@
 """The four stages in one process: prompts in, ranked clips out. Serve and the library builder run the same stages elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class ClipRequest:
 
     prompt: str
     seed: int
-    settings: ClipSettings = field(default_factory=ClipSettings)
+    settings: ClipSettings
     target_D: np.ndarray | None = None
     target_name: str | None = None
 

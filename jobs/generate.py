@@ -11,7 +11,7 @@ import ray
 from foley_ray.jobfile import GenerateJob, job_main
 
 
-@ray.remote
+@ray.remote  # type: ignore[untyped-decorator]
 def generate_share(job: GenerateJob, share: int) -> list[str]:
     """Every workers-th clip; what a clip becomes does not depend on who makes it."""
     from foley_ray.checkpoint import shipped_model

@@ -7,6 +7,7 @@ is one perfect shuffle; a large one is read in permuted windows and never held w
 
 import io
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def epoch_order(class_ids: np.ndarray, seed: int, epoch: int, window: int, balan
     rng = np.random.default_rng([seed, epoch, window])
     if balance == 0:
         return rng.permutation(len(class_ids))
-    classes, inverse, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
     weight = counts.astype(np.float64) ** (1 - balance)
     expected = (weight / weight.sum() / counts)[inverse] * len(class_ids)
     # each row whole times, the rest by systematic sampling: the share of every class is met to within one draw
@@ -165,6 +166,9 @@ def _crops(
         wave, _ = sf.read(io.BytesIO(audio[row].as_py()), dtype="float32")
         return np.asarray(wave)
 
+    def another(rng: np.random.Generator, mates: np.ndarray) -> np.ndarray:
+        return decode(int(rng.choice(mates)))
+
     for start in range(0, len(order), BLOCK_ROWS):
         rows = order[start : start + BLOCK_ROWS]
         waves, chosen = [], []
@@ -177,7 +181,7 @@ def _crops(
                 spec.sample_rate_hz,
                 rng,
                 settings.augment,
-                another=lambda rng=rng, mates=mates: decode(int(rng.choice(mates))),
+                another=partial(another, rng, mates),
             )
             waves.append((wave_T * 32767).astype(np.int16))
             wordings = settings.captions.get(names[row], ())

@@ -124,9 +124,9 @@ class StepEngine:
         with torch.inference_mode():
             try:
                 moved = self._move(chosen)
-            except (FoleyError, RuntimeError) as error:
+            except (FoleyError, RuntimeError):
                 # one candidate's failure is not its mates': each is tried alone, and only those that fail again end
-                moved = {track.key: self._move_alone(track, error) for track in chosen}
+                moved = {track.key: self._move_alone(track) for track in chosen}
         finished = []
         for track in chosen:
             error = moved[track.key]
@@ -208,11 +208,11 @@ class StepEngine:
             track.earlier = (x0, s)
         track.step += 1
 
-    def _move_alone(self, track: _Track, error: Exception) -> FoleyError | None:
+    def _move_alone(self, track: _Track) -> FoleyError | None:
         try:
             self._move([track])
-        except (FoleyError, RuntimeError) as again:
-            return GenerationError(f"sampling failed at step {track.step} of {track.request.steps}: {again}")
+        except (FoleyError, RuntimeError) as error:
+            return GenerationError(f"sampling failed at step {track.step} of {track.request.steps}: {error}")
         return None
 
 

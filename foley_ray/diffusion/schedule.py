@@ -66,7 +66,7 @@ class Level:
 
 
 def ddim_levels(schedule: Schedule, steps: int) -> list[Level]:
-    """steps + 1 levels, noisiest first, with AudioLDM's settings: leading spacing, offset 1, last level at alphas_cumprod[0]."""
+    """steps + 1 levels, noisiest first, as AudioLDM sets it: leading spacing, offset 1, last level at alphas_cumprod[0]."""
     ratio = schedule.train_steps // steps
     timesteps = np.minimum(np.arange(steps)[::-1] * ratio + 1, schedule.train_steps - 1)
     return [*(_level(schedule, int(timestep)) for timestep in timesteps), _level(schedule, 0)]

@@ -35,4 +35,5 @@ def encode(vae: AutoencoderKL, mel_BFM: Tensor) -> DiagonalGaussianDistribution:
 
 def decode(vae: AutoencoderKL, latent_BCWH: Tensor) -> Tensor:
     """Unscaled latent -> log-mel (B, F, M)."""
-    return vae.decode(latent_BCWH).sample[:, 0]
+    mel_BFM: Tensor = vae.decode(latent_BCWH).sample[:, 0]
+    return mel_BFM

@@ -58,7 +58,7 @@ class SampleStage:
                 candidate=int(batch[CANDIDATE.name][row]),
                 steps=int(batch[STEPS.name][row]),
                 guidance=float(batch[GUIDANCE.name][row]),
-                sampler=str(batch[SAMPLER.name][row]),
+                sampler=batch[SAMPLER.name][row],
                 eta=float(batch[ETA.name][row]),
                 shape=self.spec.latent_shape(float(batch[DURATION_S.name][row])),
             )

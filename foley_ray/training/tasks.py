@@ -46,7 +46,7 @@ class TrainingTask:
         self.config = config
         self.train = train
         self.latent_scale = 1.0
-        self.frozen: dict[Part, nn.Module] = {name: given[name].eval().requires_grad_(False) for name in self.needs}
+        self.frozen: dict[Part, Any] = {name: given[name].eval().requires_grad_(False) for name in self.needs}
         self.phases: dict[str, Phase] = {}
 
     def parts(self) -> dict[Part, nn.Module]:
@@ -290,8 +290,8 @@ class DiffusionPhase(Phase):
 class DiffusionTask(TrainingTask):
     """Pre-training: the latent diffusion model conditioned on CLAP *audio* embeddings, so that it needs no captions."""
 
-    name = "diffusion"
-    makes = ("unet",)
+    name: ClassVar[Task] = "diffusion"
+    makes: ClassVar[tuple[Part, ...]] = ("unet",)
     needs = ("clap", "vae")
 
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
@@ -312,19 +312,19 @@ class DiffusionTask(TrainingTask):
 
     def latent(self, mel_BFM: Tensor) -> Tensor:
         """Log-mel -> a sample of its latent (B, C, W, H), scaled to unit spread."""
-        return encode(self.frozen["vae"], mel_BFM).sample() * self.latent_scale  # type: ignore[arg-type]
+        latent: Tensor = encode(self.frozen["vae"], mel_BFM).sample()
+        return latent * self.latent_scale
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, D) the CLAP embedding that conditions each row."""
-        clap: Any = self.frozen["clap"]
-        return clap.audio_embed(batch["wave"], self.config.audio.sample_rate_hz)
+        embedding_BD: Tensor = self.frozen["clap"].audio_embed(batch["wave"], self.config.audio.sample_rate_hz)
+        return embedding_BD
 
     def null(self, device: torch.device) -> Tensor:
         """(D,) what the unconditional rows see: the embedding of the empty text, in training as in sampling."""
         if self._null is None:
-            clap: Any = self.frozen["clap"]
             with torch.no_grad():
-                self._null = clap.text_embed([""])[0]
+                self._null = self.frozen["clap"].text_embed([""])[0]
         return self._null.to(device)
 
     def calibrate(self, batch: Batch) -> None:
@@ -342,8 +342,8 @@ class DiffusionTask(TrainingTask):
 class FinetuneTask(DiffusionTask):
     """Fine-tuning: conditioned on the caption's text embedding through the tuning layer, with CLAP frozen (the paper's key)."""
 
-    name = "finetune"
-    makes = ("unet", "tuning")
+    name: ClassVar[Task] = "finetune"
+    makes: ClassVar[tuple[Part, ...]] = ("unet", "tuning")
     needs = ("clap", "vae")
 
     def _tuning(self, given: Parts) -> Tuning | None:
@@ -351,16 +351,16 @@ class FinetuneTask(DiffusionTask):
         if tuning is None or tuning.config != self.config.tuning:
             tuning = Tuning(self.config.tuning, self.config.clap.embed_dim)
             if self.config.tuning.kind == "per_class":
-                clap: Any = self.frozen["clap"]
                 with torch.no_grad():
-                    tuning.set_anchors(clap.text_embed([name.replace("_", " ") for name in self.config.tuning.classes]))
+                    names = [name.replace("_", " ") for name in self.config.tuning.classes]
+                    tuning.set_anchors(self.frozen["clap"].text_embed(names))
         # without parameters there is nothing to train, and DDP would have nothing to hold
         return tuning.train() if self.config.tuning.kind != "none" else None
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, D) the caption's text embedding."""
-        clap: Any = self.frozen["clap"]
-        return clap.text_embed(batch["caption"])
+        embedding_BD: Tensor = self.frozen["clap"].text_embed(batch["caption"])
+        return embedding_BD
 
 
 TASK_CLASSES: dict[Task, type[TrainingTask]] = {

@@ -101,7 +101,7 @@ class Run:
         for name in TASK_CLASSES[self.task].needs:
             if name not in offered:
                 raise ModelError(
-                    f"task {self.task} needs a trained {name}; train it first (`foley train {name}`) and give its run with --init"
+                    f"task {self.task} needs a trained {name}: `foley train {name}` first, then give its run with --init"
                 )
         for name, (folder, info) in offered.items():
             for section in ("audio", name):
@@ -210,7 +210,9 @@ def worker_loop(config: dict[str, Any]) -> None:
     torch.manual_seed(run.train.seed)  # the same first weights on every rank, whatever happened in this process before
     task, scale_known = build_task(run)
     task.to(accelerator.device)
-    trainer = Trainer(task.phases, torch.nn.ModuleDict(task.parts()), run.train, accelerator)
+    trainer = Trainer(
+        task.phases, torch.nn.ModuleDict({str(name): part for name, part in task.parts().items()}), run.train, accelerator
+    )
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:
