@@ -6,6 +6,7 @@ is one perfect shuffle; a large one is read in permuted windows and never held w
 """
 
 import io
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import soundfile as sf
 import torch
 from pydantic import Field
 from ray.data import TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from foley_ray.config import Settings
 from foley_ray.data.augment import training_crop
@@ -101,12 +103,26 @@ def training_stream(
         for epoch, window in zip(batch["epoch"], batch["window"], strict=True):
             yield from _crops(windows[window], int(epoch), int(window), settings, spec, classes)
 
-    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    stream = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         read_window,
         batch_size=1,
         num_cpus=0.5,  # decoding is light beside training; a whole core each would starve the workers of a small machine
         compute=TaskPoolStrategy(size=2),
     )
+    stream.context.custom_execution_callback_classes = [_Breather]
+    return stream
+
+
+class _Breather(ExecutionCallback):  # type: ignore[misc]
+    """Lets Ray Data's scheduler sleep between its rounds.
+
+    While the workers are slower than the readers, which is nearly always, every reading task has a block waiting, Ray 2.60's
+    loop finds that all are ready and goes round without a pause: 45 % of a core, measured, on a machine that has two.
+    """
+
+    def on_execution_step(self, executor: object) -> None:
+        """20 ms a round still schedule 50 blocks of 32 rows a second."""
+        time.sleep(0.02)
 
 
 def collate(batch: dict[str, np.ndarray]) -> dict[str, Any]:

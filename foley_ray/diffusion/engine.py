@@ -8,16 +8,18 @@ what else is under way. Knows no prompts, no waves and no runtime.
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foley_ray.config import Sampler
-from foley_ray.diffusion.guidance import combine, guided_rows
-from foley_ray.diffusion.samplers import LEVELS, ddim_step, dpmpp_2m_step
+from foley_ray.diffusion.guidance import combine, guided_rows, is_guided
+from foley_ray.diffusion.samplers import METHODS, Earlier
 from foley_ray.diffusion.schedule import Level, Prediction, Schedule
 from foley_ray.errors import FoleyError, GenerationError, PromptError
 
@@ -25,11 +27,11 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x (B, C, W, H), timesteps (B,), conditions (B, D)) -> prediction (B, C, W, H)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampleRequest:
     """One candidate to sample. `shape` is (C, W, H)."""
 
-    condition_D: np.ndarray
+    condition_D: np.ndarray | Tensor
     seed: int
     candidate: int
     steps: int
@@ -39,18 +41,18 @@ class SampleRequest:
     eta: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finished:
-    """A candidate that left the engine, with its latent (C, W, H) or with what went wrong."""
+    """A candidate that left the engine, with its latent (C, W, H), float32 on the engine's device, or with what went wrong."""
 
     key: Hashable
     latent: Tensor | None = None
     error: FoleyError | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Track:
-    """One candidate under way."""
+    """One candidate under way: at `levels[step]`, with latent x (C, W, H)."""
 
     key: Hashable
     request: SampleRequest
@@ -58,12 +60,12 @@ class _Track:
     condition_D: Tensor
     x: Tensor
     step: int = 0
-    earlier: tuple[Tensor, Level] | None = field(default=None)
+    earlier: Earlier | None = None
 
     @property
     def rows(self) -> int:
         """UNet rows a step costs."""
-        return 2 if self.request.guidance != 1.0 else 1
+        return 2 if is_guided(self.request.guidance) else 1
 
 
 def clip_noise(seed: int, candidate: int, step: int, shape: Sequence[int]) -> Tensor:
@@ -77,7 +79,10 @@ def clip_noise(seed: int, candidate: int, step: int, shape: Sequence[int]) -> Te
 
 
 class StepEngine:
-    """Holds the candidates under way and moves some of them by one step per call."""
+    """Holds the candidates under way and moves some of them by one step per call.
+
+    One thread steps; others may submit and cancel meanwhile, which takes effect at the next step.
+    """
 
     def __init__(
         self,
@@ -87,16 +92,20 @@ class StepEngine:
         null_condition_D: Tensor,
         max_rows: int = 16,
         device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ):
+        """`dtype` is what the denoiser is called in; between the calls latents are float32 throughout."""
         if max_rows < 2:
             raise ValueError(f"max_rows {max_rows} must be at least 2, what one guided candidate needs")
         self.denoise = denoise
         self.schedule = schedule
         self.prediction = prediction
         self.device = torch.device(device)
-        self.null_D = null_condition_D.to(self.device)
+        self.dtype = dtype
+        self.null_D = null_condition_D.detach().to(self.device, torch.float32)
         self.max_rows = max_rows
         self._tracks: dict[Hashable, _Track] = {}  # in order of arrival
+        self._lock = threading.Lock()  # guards _tracks; never held during a UNet call
 
     def __len__(self) -> int:
         """Candidates under way."""
@@ -104,51 +113,59 @@ class StepEngine:
 
     def submit(self, key: Hashable, request: SampleRequest) -> None:
         """Let a candidate join at the next step. Raises PromptError for settings that cannot be sampled."""
-        _check(request, self.schedule.train_steps)
-        if key in self._tracks:
-            raise ValueError(f"key {key!r} is under way already")
-        levels = LEVELS[request.sampler](self.schedule, request.steps)
+        condition_D = _check(request, self.schedule.train_steps, len(self.null_D)).to(self.device)
+        levels = METHODS[request.sampler].levels(self.schedule, request.steps)
         x = clip_noise(request.seed, request.candidate, -1, request.shape).to(self.device)
-        condition_D = torch.as_tensor(request.condition_D, dtype=torch.float32, device=self.device)
-        self._tracks[key] = _Track(key, request, levels, condition_D, x)
+        with self._lock:
+            if key in self._tracks:
+                raise ValueError(f"key {key!r} is under way already")
+            self._tracks[key] = _Track(key, request, levels, condition_D, x)
 
     def cancel(self, key: Hashable) -> bool:
         """Drop a candidate before the next step. False if it was not under way (any more)."""
-        return self._tracks.pop(key, None) is not None
+        with self._lock:
+            return self._tracks.pop(key, None) is not None
 
     def step(self) -> list[Finished]:
-        """One UNet call for as many candidates as fit; returns those that finished with it."""
+        """One UNet call for as many candidates as fit; returns those that finished with it.
+
+        A lost device (torch.AcceleratorError) is nobody's own failure: it is raised, with every candidate where it was.
+        """
         chosen = self._choose()
         if not chosen:
             return []
         with torch.inference_mode():
-            try:
-                moved = self._move(chosen)
-            except (FoleyError, RuntimeError):
-                # one candidate's failure is not its mates': each is tried alone, and only those that fail again end
-                moved = {track.key: self._move_alone(track) for track in chosen}
+            moves = self._move(chosen)
         finished = []
-        for track in chosen:
-            error = moved[track.key]
-            if error is None and not bool(torch.isfinite(track.x).all()):
-                error = GenerationError(f"the latent became NaN or infinite at step {track.step} of {track.request.steps}")
-            if error is not None or track.step == track.request.steps:
+        with self._lock:
+            for track, move in zip(chosen, moves, strict=True):
+                if self._tracks.get(track.key) is not track:  # cancelled during the call
+                    continue
+                if isinstance(move, FoleyError):
+                    finished.append(Finished(track.key, error=move))
+                else:
+                    track.x, track.earlier = move
+                    track.step += 1
+                    if track.step < track.request.steps:
+                        continue
+                    # a copy, made outside inference mode: an ordinary tensor that does not hold on to the whole batch
+                    finished.append(Finished(track.key, latent=track.x.clone()))
                 del self._tracks[track.key]
-                finished.append(Finished(track.key, None if error else track.x, error))
         return finished
 
     def run(self, requests: Sequence[SampleRequest], on_step: Callable[[int, int], None] | None = None) -> list[np.ndarray]:
         """Sample all requests; latents (C, W, H) in their order. `on_step(done, all)` counts candidate steps.
 
-        Raises the first error of any of them, after taking the others out.
+        Raises the first error of any of them, after taking the others out. Needs the engine to itself.
         """
-        keys = [object() for _ in requests]
+        if self._tracks:
+            raise ValueError(f"run needs an idle engine, but {len(self)} candidates are under way; submit and step instead")
         latents: dict[Hashable, np.ndarray] = {}
         total = sum(request.steps for request in requests)
         try:
-            for key, request in zip(keys, requests, strict=True):
+            for key, request in enumerate(requests):
                 self.submit(key, request)
-            while len(latents) < len(keys):
+            while self._tracks:
                 for item in self.step():
                     if item.error is not None:
                         raise item.error
@@ -158,73 +175,92 @@ class StepEngine:
                     left = sum(track.request.steps - track.step for track in self._tracks.values())
                     on_step(total - left, total)
         finally:
-            for key in keys:
+            for key in range(len(requests)):
                 self.cancel(key)
-        return [latents[key] for key in keys]
+        return [latents[key] for key in range(len(requests))]
 
     def _choose(self) -> list[_Track]:
         """The oldest candidate, and in order of arrival those of its shape that still fit."""
+        with self._lock:
+            waiting = list(self._tracks.values())
         chosen: list[_Track] = []
         rows = 0
-        for track in self._tracks.values():
-            if chosen and track.request.shape != chosen[0].request.shape:
-                continue
-            if rows + track.rows > self.max_rows:
-                break
-            chosen.append(track)
-            rows += track.rows
+        for track in waiting:
+            if track.request.shape == waiting[0].request.shape and rows + track.rows <= self.max_rows:
+                chosen.append(track)
+                rows += track.rows
         return chosen
 
-    def _move(self, tracks: list[_Track]) -> dict[Hashable, FoleyError | None]:
-        """Predict x_0 of all tracks in one call, then let each take its own sampler's step."""
+    def _move(self, tracks: list[_Track]) -> list[tuple[Tensor, Earlier] | FoleyError]:
+        """Where one step takes each track: its next x and what a multistep method remembers, or its error. Changes no track."""
+        try:
+            x0 = self._predict(tracks)
+            moves = [self._advance(track, x0[row]) for row, track in enumerate(tracks)]
+            # one answer for all tracks: on a GPU each question is a wait
+            finite = torch.stack([x for x, _ in moves]).isfinite().flatten(1).all(1).tolist()
+        except torch.AcceleratorError:
+            raise
+        except (FoleyError, RuntimeError) as error:
+            if len(tracks) == 1:
+                return [_failure(tracks[0], str(error))]
+            # one candidate's failure is not its mates': each is tried alone, and only those that fail again end
+            return [move for track in tracks for move in self._move([track])]
+        return [
+            move if ok else _failure(track, "the latent became NaN or infinite; try a lower guidance")
+            for track, move, ok in zip(tracks, moves, finite, strict=True)
+        ]
+
+    def _predict(self, tracks: list[_Track]) -> Tensor:
+        """What the network says x_0 is, (B, C, W, H) float32, from one call in which guided tracks have a second row."""
         guided = guided_rows([track.request.guidance for track in tracks])
         x = torch.stack([track.x for track in tracks])
         timestep_B = torch.tensor([track.levels[track.step].timestep for track in tracks], device=self.device)
         condition_BD = torch.stack([track.condition_D for track in tracks])
         predicted = self.denoise(
-            torch.cat([x, x[guided]]),
+            torch.cat([x, x[guided]]).to(self.dtype),
             torch.cat([timestep_B, timestep_B[guided]]),
-            torch.cat([condition_BD, self.null_D.expand(len(guided), -1)]),
+            torch.cat([condition_BD, self.null_D.expand(len(guided), -1)]).to(self.dtype),
         ).float()
         conditional = predicted[: len(tracks)]
         if guided:
             scale_B = torch.tensor([tracks[row].request.guidance for row in guided], device=self.device)
             conditional = conditional.clone()
             conditional[guided] = combine(conditional[guided], predicted[len(tracks) :], scale_B)
-        x0 = self.schedule.to_x0(conditional, x, timestep_B, self.prediction)
-        for row, track in enumerate(tracks):
-            self._advance(track, x0[row])
-        return {track.key: None for track in tracks}
+        return self.schedule.to_x0(conditional, x, timestep_B, self.prediction)
 
-    def _advance(self, track: _Track, x0: Tensor) -> None:
+    def _advance(self, track: _Track, x0: Tensor) -> tuple[Tensor, Earlier]:
+        """The track's own sampler's step, with the track's own noise."""
         request, s, t = track.request, track.levels[track.step], track.levels[track.step + 1]
-        if request.sampler == "ddim":
-            noise = None
-            if request.eta > 0:
-                noise = clip_noise(request.seed, request.candidate, track.step, request.shape).to(self.device)
-            track.x = ddim_step(track.x, x0, s, t, request.eta, noise)
-        else:
-            track.x = dpmpp_2m_step(track.x, x0, s, t, track.earlier)
-            track.earlier = (x0, s)
-        track.step += 1
-
-    def _move_alone(self, track: _Track) -> FoleyError | None:
-        try:
-            self._move([track])
-        except (FoleyError, RuntimeError) as error:
-            return GenerationError(f"sampling failed at step {track.step} of {track.request.steps}: {error}")
-        return None
+        noise = None
+        if request.eta > 0:
+            noise = clip_noise(request.seed, request.candidate, track.step, request.shape).to(self.device)
+        x = METHODS[request.sampler].step(track.x, x0, s, t, earlier=track.earlier, eta=request.eta, noise=noise)
+        return x, (x0, s)
 
 
-def _check(request: SampleRequest, train_steps: int) -> None:
-    """Raise PromptError for what no sampler can do, with the value seen."""
-    if request.sampler not in LEVELS:
-        raise PromptError(f"unknown sampler {request.sampler!r}; choose one of: {', '.join(LEVELS)}")
-    if not 1 <= request.steps <= train_steps:
-        raise PromptError(f"steps {request.steps} must lie between 1 and {train_steps}")
+def _failure(track: _Track, reason: str) -> GenerationError:
+    return GenerationError(f"sampling failed at step {track.step + 1} of {track.request.steps}: {reason}")
+
+
+def _check(request: SampleRequest, train_steps: int, width: int) -> Tensor:
+    """The condition (D,) as a tensor of our own. Raises PromptError for what no sampler can do, with the value seen."""
+    if request.sampler not in METHODS:
+        raise PromptError(f"unknown sampler {request.sampler!r}; choose one of: {', '.join(METHODS)}")
+    if not (isinstance(request.steps, Integral) and 1 <= request.steps <= train_steps):
+        raise PromptError(f"steps {request.steps} must be a whole number from 1 to {train_steps}")
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise PromptError(f"guidance {request.guidance} must be a number of 0 or more")
     if not 0 <= request.eta <= 1:
         raise PromptError(f"eta {request.eta} must lie between 0 and 1")
-    if request.eta > 0 and request.sampler != "ddim":
+    if request.eta > 0 and not METHODS[request.sampler].takes_eta:
         raise PromptError(f"eta {request.eta} needs the sampler ddim; {request.sampler} puts no noise back")
+    if len(request.shape) != 3 or min(request.shape) < 1:
+        raise PromptError(f"latent shape {request.shape} must be three sizes (C, W, H) of at least 1")
+    given = request.condition_D
+    # copied: the caller's array may be a read-only view of shared memory, or change later
+    condition_D = torch.from_numpy(np.array(given.detach().cpu() if isinstance(given, Tensor) else given, dtype=np.float32))
+    if condition_D.shape != (width,):
+        raise PromptError(f"condition has shape {tuple(condition_D.shape)}, but this model takes ({width},)")
+    if not condition_D.isfinite().all():
+        raise PromptError("condition holds NaN or infinite values")
+    return condition_D

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 
 
+def is_guided(scale: float) -> bool:
+    """Whether a second, unconditional prediction is needed: at scale 1 it would cancel out."""
+    return scale != 1.0
+
+
 def guided_rows(scale_B: Sequence[float]) -> list[int]:
-    """Rows that need a second, unconditional prediction: at scale 1 it would cancel out."""
-    return [row for row, scale in enumerate(scale_B) if scale != 1.0]
+    """Indices of the rows that need a second, unconditional prediction."""
+    return [row for row, scale in enumerate(scale_B) if is_guided(scale)]
 
 
 def combine(conditional: Tensor, unconditional: Tensor, scale_B: Tensor) -> Tensor:
-    """Eq. 6 in the parent system's form: uncond + scale (cond - uncond), per row."""
+    """Eq. 6 in the parent system's form, uncond + scale (cond - uncond), per row: two (B, ...), and (B,) scales."""
     scale = scale_B.reshape(-1, *(1,) * (conditional.ndim - 1))
     return torch.lerp(unconditional, conditional, scale)

@@ -6,19 +6,23 @@ comes in as an argument.
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from foley_ray.config import Sampler
 from foley_ray.diffusion.schedule import Level, Schedule, ddim_levels, dpmpp_levels
 
-LEVELS: dict[Sampler, Callable[[Schedule, int], list[Level]]] = {"ddim": ddim_levels, "dpmpp-2m": dpmpp_levels}
+Earlier = tuple[Tensor, Level]
+"""The x_0 prediction of the step before, and the level it was made at."""
 
 
-def ddim_step(x: Tensor, x0: Tensor, s: Level, t: Level, eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
+def ddim_step(
+    x: Tensor, x0: Tensor, s: Level, t: Level, earlier: Earlier | None = None, eta: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
     """DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12 and 16); eta 0 is deterministic, 1 has DDPM's variance.
 
-    `noise` (shape of x) is needed for eta above 0.
+    `noise` (shape of x) is needed for eta above 0. A one-step method: `earlier` is not looked at.
     """
     eps = (x - s.alpha * x0) / s.sigma
     std = 0.0
@@ -32,11 +36,13 @@ def ddim_step(x: Tensor, x0: Tensor, s: Level, t: Level, eta: float = 0.0, noise
     return mean + std * noise
 
 
-def dpmpp_2m_step(x: Tensor, x0: Tensor, s: Level, t: Level, earlier: tuple[Tensor, Level] | None = None) -> Tensor:
+def dpmpp_2m_step(
+    x: Tensor, x0: Tensor, s: Level, t: Level, earlier: Earlier | None = None, eta: float = 0.0, noise: Tensor | None = None
+) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
 
-    `earlier` is the previous step's x_0 and level; without it, or when the step ends at no noise at all (where lambda is
-    infinite), the step is first order.
+    Without `earlier`, or when the step ends at no noise at all (where lambda is infinite), the step is first order. It is
+    deterministic: `eta` and `noise` are not looked at.
     """
     if t.sigma == 0.0:
         return x0
@@ -52,3 +58,33 @@ def dpmpp_2m_step(x: Tensor, x0: Tensor, s: Level, t: Level, earlier: tuple[Tens
 def _log_snr(level: Level) -> float:
     """lambda of the paper: half the log signal-to-noise ratio."""
     return math.log(level.alpha / level.sigma)
+
+
+class Step(Protocol):
+    """What all steps look like: x (..., C, W, H) and what the network says x_0 is at level s -> x at level t."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        x0: Tensor,
+        s: Level,
+        t: Level,
+        earlier: Earlier | None = None,
+        eta: float = 0.0,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """One step from s to t."""  # fmt: skip
+
+
+class Method(NamedTuple):
+    """A sampler: where it stops on its way, how it gets from one stop to the next, and whether it knows an eta."""
+
+    levels: Callable[[Schedule, int], list[Level]]
+    step: Step
+    takes_eta: bool
+
+
+METHODS: dict[Sampler, Method] = {
+    "ddim": Method(ddim_levels, ddim_step, takes_eta=True),
+    "dpmpp-2m": Method(dpmpp_levels, dpmpp_2m_step, takes_eta=False),
+}

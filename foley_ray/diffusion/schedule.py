@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from foley_ray.config import DiffusionConfig
+from foley_ray.errors import PromptError
 
 Prediction = Literal["epsilon", "v"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """alphas_cumprod: (train_steps,) float32, the share of signal power at each timestep."""
 
@@ -34,8 +35,12 @@ class Schedule:
         return len(self.alphas_cumprod)
 
     def levels(self, timestep_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(alpha, sigma) of each row's timestep, shaped to multiply `like` (B, ...)."""
-        power = self.alphas_cumprod.to(like.device, like.dtype)[timestep_B].reshape(-1, *(1,) * (like.ndim - 1))
+        """(alpha, sigma) of each row's timestep, shaped to multiply `like` (B, ...).
+
+        Never below float32: bfloat16 would round the first timesteps' signal power to 1, and so their noise to none.
+        """
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        power = self.alphas_cumprod.to(like.device, dtype)[timestep_B].reshape(-1, *(1,) * (like.ndim - 1))
         return power.sqrt(), (1.0 - power).sqrt()
 
     def q_sample(self, x0: Tensor, noise: Tensor, timestep_B: Tensor) -> Tensor:
@@ -73,8 +78,13 @@ def ddim_levels(schedule: Schedule, steps: int) -> list[Level]:
 
 
 def dpmpp_levels(schedule: Schedule, steps: int) -> list[Level]:
-    """steps + 1 levels, noisiest first: evenly spaced timesteps, and at the end no noise at all."""
+    """steps + 1 levels, noisiest first: evenly spaced timesteps, and at the end no noise at all.
+
+    Raises PromptError for as many steps as timesteps: two levels would coincide, and the method divides by their distance.
+    """
     last = schedule.train_steps - 1
+    if steps > last:
+        raise PromptError(f"steps {steps} are too many for dpmpp-2m; it takes at most {last}")
     timesteps = np.linspace(0, last, steps + 1).round()[::-1][:-1]
     return [*(_level(schedule, int(timestep)) for timestep in timesteps), Level(0, 1.0, 0.0)]
 

@@ -14,7 +14,7 @@ generator's gradient through it, feature matching included:
     channels                     4      8     16     32 (the papers')
     MultiPeriodDiscriminator     0.31   0.70   2.4    9.2
     MultiScaleDiscriminator      0.79   1.9    5.2   15.7
-    MultiResolutionDiscriminator 0.29   0.43   1.0    3.0
+    MultiResolutionDiscriminator 0.29   0.43   0.85   3.0
 
 So on a CPU take 4 or 8 channels, and for the istft vocoder resolutions instead of scales, as Vocos does.
 """

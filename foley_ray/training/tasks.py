@@ -240,7 +240,7 @@ class VocoderTask(TrainingTask):
         super().__init__(config, train, given)
         self.vocoder = given.get("vocoder") or build_vocoder(config)
         self.vocoder.apply_weight_norm()
-        critic = WaveDiscriminator(train.critic_channels)
+        critic = WaveDiscriminator(train.critic_channels, config.vocoder.kind)
         self.phases = {
             "generator": VocoderPhase(self.vocoder.train(), critic, config, train),
             "discriminator": WaveCriticPhase(critic, train.adversarial_from),
