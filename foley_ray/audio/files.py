@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -38,7 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place or free it") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # renamed already, or never there
+            temporary.unlink()
 
 
 def write_wav(path: Path, wave_T: np.ndarray, sample_rate_hz: int) -> None:

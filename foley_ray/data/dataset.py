@@ -107,7 +107,7 @@ def training_stream(
         read_window,
         batch_size=1,
         num_cpus=0.5,  # decoding is light beside training; a whole core each would starve the workers of a small machine
-        compute=TaskPoolStrategy(size=2),
+        compute=TaskPoolStrategy(size=min(2, len(items))),
     )
     stream.context.custom_execution_callback_classes = [_Breather]
     return stream
@@ -130,7 +130,7 @@ def collate(batch: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "wave": torch.from_numpy(np.stack(list(batch["wave"])).astype(np.float32) / 32767.0),
         "caption": [str(text) for text in batch["caption"]],
-        "class_id": torch.from_numpy(np.asarray(batch["class_id"], dtype=np.int64)),
+        "class_id": torch.tensor(np.array(batch["class_id"], dtype=np.int64)),
         "sha256": [str(row) for row in batch["sha256"]],
     }
 

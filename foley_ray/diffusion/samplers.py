@@ -73,7 +73,7 @@ class Step(Protocol):
         eta: float = 0.0,
         noise: Tensor | None = None,
     ) -> Tensor:
-        """One step from s to t."""  # fmt: skip
+        """One step from s to t."""
 
 
 class Method(NamedTuple):

@@ -162,7 +162,7 @@ class Trainer:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             prefix = f"{name}/" if len(self.phases) > 1 else ""
-            values |= {f"{prefix}{key}": float(value) for key, value in losses.items()}
+            values |= {f"{prefix}{key}": float(value.detach()) for key, value in losses.items()}
             values[f"{prefix}grad_norm"] = float(norm)
         self.ema.step(self.averaged.parameters())
         return values
@@ -172,7 +172,7 @@ class Trainer:
         here = torch.isfinite(losses["total"].detach()).float().reshape(1)
         if float(self.accelerator.gather(here).min()) == 1.0:
             return
-        seen = {name: round(float(value), 4) for name, value in losses.items()}
+        seen = {name: round(float(value.detach()), 4) for name, value in losses.items()}
         rows = ", ".join(row[:12] for row in batch.get("sha256", [])[:4])
         raise NonFiniteLoss(
             f"{phase} loss is not finite at step {self.step} (this worker: {seen}; rows {rows}...): the weights were not "

@@ -42,6 +42,8 @@ RAY_NAME = "ray"
 MODEL_FOLDER = "model"
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
+CHANGEABLE = frozenset({"train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every"})
+"""Settings in which a continued run may differ from its beginning."""
 
 
 @dataclass(frozen=True)
@@ -300,11 +302,12 @@ def _open_run(run: Run) -> ModelInfo | None:
     path = run.out / RUN_FILE
     if path.is_file():
         known = json.loads(path.read_text())
-        # more steps than before is a way to go on; anything else would silently mix two experiments
+        # how long it runs and how often it saves may change; anything else would silently mix two experiments
+        there, now = _flat(known), _flat(wanted)
         differing = [
-            f"{key} ({_short(known.get(key))} there, {_short(wanted[key])} now)"
-            for key in wanted
-            if _without_steps(known.get(key)) != _without_steps(wanted[key])
+            f"{key} was {there.get(key)}, now {now.get(key)}"
+            for key in sorted(there.keys() | now.keys())
+            if there.get(key) != now.get(key) and key not in CHANGEABLE
         ]
         if differing:
             raise ConfigError(f"{run.out} is a run with other settings: {'; '.join(differing)}; choose another --out")
@@ -320,13 +323,12 @@ def _open_run(run: Run) -> ModelInfo | None:
     return None
 
 
-def _without_steps(value: Any) -> Any:
-    return {key: item for key, item in value.items() if key != "steps"} if isinstance(value, dict) else value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
 
 
 def _last_step(out: Path) -> int:

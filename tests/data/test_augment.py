@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foley_ray.data.augment import training_crop
+
+RATE = 22_050
+
+
+def tone(duration_s: float) -> np.ndarray:
+    return np.sin(2 * np.pi * 440 * np.arange(int(duration_s * RATE)) / RATE).astype(np.float32)
+
+
+@given(st.floats(0.02, 3.0), st.integers(0, 2**31), st.booleans())
+def test_a_crop_is_exactly_as_long_as_asked_and_within_half_scale(duration_s: float, seed: int, augment: bool) -> None:
+    crop_T = training_crop(tone(duration_s), 22_528, RATE, np.random.default_rng(seed), augment, lambda: tone(0.3))
+    assert crop_T.shape == (22_528,)
+    assert crop_T.dtype == np.float32
+    assert 0.15 < np.abs(crop_T).max() < 0.55
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_same_generator_gives_the_same_crop(augment: bool) -> None:
+    first, again, other = (
+        training_crop(tone(0.5), 22_528, RATE, np.random.default_rng(seed), augment, lambda: tone(0.2)) for seed in (3, 3, 4)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_without_augmentation_a_short_recording_is_placed_whole() -> None:
+    crop_T = training_crop(tone(0.5), 22_528, RATE, np.random.default_rng(0), augment=False)
+    assert np.count_nonzero(np.abs(crop_T) > 0.01) > 0.9 * 0.5 * RATE
+
+
+def test_short_events_become_sequences() -> None:
+    """Over many draws, most crops of a 50 ms click hold more than one click."""
+    click = tone(0.05)
+    events = []
+    for seed in range(40):
+        crop_T = training_crop(click, 4 * RATE, RATE, np.random.default_rng(seed), True, lambda: click)
+        loud = np.abs(crop_T.reshape(-1, RATE // 50)).max(axis=1) > 0.02
+        events.append(int(np.count_nonzero(np.diff(loud.astype(int)) == 1)))
+    assert np.median(events) >= 3
+
+
+def test_silence_stays_silent_and_finite() -> None:
+    crop_T = training_crop(
+        np.zeros(1000, np.float32), 22_528, RATE, np.random.default_rng(0), True, lambda: np.zeros(10, np.float32)
+    )
+    assert np.array_equal(crop_T, np.zeros(22_528, np.float32))

@@ -1,0 +1,129 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from foley_ray.checkpoint import PARTS, ModelInfo, PartInfo, assemble, load_part, read_info, save_model
+from foley_ray.config import tiny
+from foley_ray.errors import ModelError, OutputError
+from foley_ray.models.tuning import Tuning
+from foley_ray.models.vae import build_vae
+
+
+def part_folder(tmp_path: Path, name: str, made_for: dict | None = None, seed: int = 0) -> Path:
+    """A model folder with a tuning layer or a VAE alone."""
+    torch.manual_seed(seed)
+    config = tiny().model
+    part = Tuning(config.tuning, config.clap.embed_dim) if name == "tuning" else build_vae(config)
+    info = ModelInfo(preset="tiny", model=config, parts={name: PartInfo(digest="", made_for=made_for or {})})
+    save_model(tmp_path, info, {name: part})
+    return tmp_path
+
+
+def test_every_part_survives_the_round_trip(tiny_model: Path) -> None:
+    info = read_info(tiny_model, needs=PARTS)
+    again = tiny_model.with_name("again")
+    parts = {name: load_part(tiny_model, name) for name in PARTS}
+    copy = save_model(again, info, parts)
+    assert copy.digest == info.digest
+    for name in PARTS:
+        ours, theirs = parts[name].state_dict(), load_part(again, name).state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_parts_load_with_diffusers_alone(tiny_model: Path) -> None:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    assert UNet2DConditionModel.from_pretrained(tiny_model / "unet").config["class_embed_type"] == "simple_projection"
+    assert AutoencoderKL.from_pretrained(tiny_model / "vae").config["scaling_factor"] == 0.7
+    assert DDIMScheduler.from_pretrained(tiny_model / "scheduler").config["steps_offset"] == 1
+
+
+def test_no_pickles_and_readable_by_others(tiny_model: Path) -> None:
+    files = [path for path in tiny_model.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)
+
+
+def test_the_digest_changes_with_any_weight_and_with_nothing_else(tmp_path: Path) -> None:
+    first = read_info(part_folder(tmp_path / "a", "vae", seed=1)).digest
+    assert read_info(part_folder(tmp_path / "b", "vae", seed=1)).digest == first
+    assert read_info(part_folder(tmp_path / "c", "vae", seed=2)).digest != first
+
+
+def test_assemble_takes_the_later_of_two(tmp_path: Path) -> None:
+    old, new = part_folder(tmp_path / "old", "vae", seed=1), part_folder(tmp_path / "new", "vae", seed=2)
+    info = assemble([old, new, part_folder(tmp_path / "t", "tuning")], tmp_path / "out")
+    assert info.parts["vae"].digest == read_info(new).parts["vae"].digest
+    assert set(info.parts) == {"vae", "tuning"}
+
+
+def test_parts_made_for_others_are_refused(tmp_path: Path) -> None:
+    vae = part_folder(tmp_path / "vae", "vae")
+    tuning = part_folder(tmp_path / "tuning", "tuning", made_for={"vae": "0" * 16})
+    with pytest.raises(ModelError, match=r"do not fit each other: tuning was trained with vae 0000000000000000"):
+        assemble([vae, tuning], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_differ_are_refused_by_name(tmp_path: Path) -> None:
+    vae = part_folder(tmp_path / "vae", "vae")
+    other = part_folder(tmp_path / "other", "tuning")
+    content = json.loads((other / "foley.json").read_text())
+    content["model"]["diffusion"]["prediction"] = "v"
+    (other / "foley.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="different settings: diffusion differ"):
+        assemble([vae, other], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: shutil.rmtree(folder), "no model folder at"),
+        (lambda folder: (folder / "foley.json").unlink(), "is no model folder: it has no foley.json"),
+        (lambda folder: (folder / "foley.json").write_text("{"), "cannot be read"),
+        (lambda folder: (folder / "foley.json").write_text('{"preset": "tiny"}'), "model"),
+    ],
+)
+def test_folders_that_are_no_model_say_so(tmp_path: Path, spoil, said: str) -> None:
+    folder = part_folder(tmp_path / "m", "vae")
+    spoil(folder)
+    with pytest.raises(ModelError, match=said):
+        read_info(folder)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lacks clap, unet \(it has: vae\)"):
+        read_info(part_folder(tmp_path / "m", "vae"), needs=("clap", "unet", "vae"))
+
+
+def test_a_damaged_part_is_a_model_error(tmp_path: Path) -> None:
+    folder = part_folder(tmp_path / "m", "vae")
+    weights = next((folder / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="part vae of"):
+        load_part(folder, "vae")
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
+    precious = tmp_path / "documents"
+    precious.mkdir()
+    (precious / "novel.txt").write_text("chapter one")
+    with pytest.raises(OutputError, match="exists and is no model folder"):
+        part_folder(precious, "vae")
+    assert (precious / "novel.txt").read_text() == "chapter one"
+
+
+def test_nothing_half_written_when_a_part_cannot_be_saved(tmp_path: Path) -> None:
+    class Full:
+        def save_pretrained(self, place: Path, **_: object) -> None:
+            place.mkdir()
+            raise OSError(28, "No space left on device")
+
+    info = ModelInfo(preset="tiny", model=tiny().model)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save_model(tmp_path / "m", info, {"vae": Full()})
+    assert list(tmp_path.iterdir()) == []

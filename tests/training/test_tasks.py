@@ -1,0 +1,130 @@
+"""Every task on its real tiny classes: gradients where they belong, and a loss that falls on one repeated batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from foley_ray.checkpoint import load_part
+from foley_ray.config import TASKS, ModelConfig, TrainConfig, TuningConfig, tiny
+from foley_ray.errors import ConfigError
+from foley_ray.training.loop import Trainer
+from foley_ray.training.tasks import TASK_CLASSES, TrainingTask, loud_segment, segment_length
+
+
+def batch(model: ModelConfig) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    samples = model.audio.clip_samples
+    time_s = torch.arange(samples) / model.audio.sample_rate_hz
+    tones = torch.stack([torch.sin(2 * torch.pi * f * time_s) for f in (200, 800, 2000)])
+    noise = torch.randn(1, samples, generator=generator)
+    return {
+        "wave": 0.4 * torch.cat([tones, noise / noise.abs().max()]),
+        "caption": ["low", "middle", "high", "noise"],
+        "class_id": torch.tensor([0, 1, 2, 3]),
+        "sha256": ["a", "b", "c", "d"],
+    }
+
+
+def build(name, folder: Path, model: ModelConfig | None = None, **changes) -> TrainingTask:
+    kind = TASK_CLASSES[name]
+    train = tiny().training[name].model_copy(update={"batch_size": 4, "adversarial_from": 0, "warmup_steps": 0, **changes})
+    return kind(model or tiny().model, train, {part: load_part(folder, part) for part in kind.needs})
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_each_phase_moves_its_own_weights_and_no_others(name, tiny_model: Path) -> None:
+    torch.manual_seed(0)
+    task = build(name, tiny_model)
+    task.calibrate(batch(task.config))
+    carry: dict = {}
+    for phase_name, phase in task.phases.items():
+        for other in task.phases.values():
+            other.zero_grad()
+        losses = phase(batch(task.config), 1, carry)
+        losses["total"].backward()
+        assert all(value.isfinite() for value in losses.values()), losses
+        without = [key for key, weight in phase.named_parameters() if weight.requires_grad and weight.grad is None]
+        assert without == [], f"{name}/{phase_name}: DDP would hang on weights without gradient"
+        for other_name, other in task.phases.items():
+            touched = [key for key, weight in other.named_parameters() if weight.grad is not None]
+            assert other_name == phase_name or touched == []
+    for part, module in task.frozen.items():
+        assert not any(weight.requires_grad for weight in module.parameters()), part
+        assert not module.training
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "steps"),
+    [("clap", "total", 25), ("vae", "l1", 25), ("vocoder", "mel_l1", 15), ("diffusion", "mse", 60), ("finetune", "mse", 60)],
+)
+def test_the_loss_falls_on_one_batch(name, key: str, steps: int, tiny_model: Path) -> None:
+    torch.manual_seed(0)
+    task = build(name, tiny_model, steps=steps)
+    task.calibrate(batch(task.config))
+    trainer = Trainer(task.phases, torch.nn.ModuleDict(task.parts()), task.train, Accelerator(cpu=True))
+    seen: list[float] = []
+
+    def watch(module, inputs, output) -> None:
+        seen.append(float(output[key]))
+
+    next(iter(task.phases.values())).register_forward_hook(watch)
+    trainer.train(batch(task.config) for _ in range(steps))
+    first, last = sum(seen[:5]) / 5, sum(seen[-5:]) / 5
+    assert last < 0.9 * first, f"{first:.3f} -> {last:.3f}"
+
+
+def test_latents_are_scaled_to_unit_spread(tiny_model: Path) -> None:
+    task = build("diffusion", tiny_model)
+    task.calibrate(batch(task.config))
+    with torch.no_grad():
+        latent = task.latent(task.phases["model"].log_mel(batch(task.config)["wave"]))
+    assert float(latent.std()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_pretraining_hears_and_finetuning_reads(tiny_model: Path) -> None:
+    given = batch(tiny().model)
+    heard, read = (build(name, tiny_model).embed(given) for name in ("diffusion", "finetune"))
+    clap = load_part(tiny_model, "clap")
+    with torch.no_grad():
+        torch.testing.assert_close(heard, clap.audio_embed(given["wave"], 22_050))
+        torch.testing.assert_close(read, clap.text_embed(given["caption"]))
+
+
+@pytest.mark.parametrize("kind", ["linear", "per_class", "none"])
+def test_finetuning_makes_the_tuning_layer_it_was_asked_for(kind, tiny_model: Path) -> None:
+    tuning = TuningConfig(kind=kind, classes=("dog_bark", "rain") if kind == "per_class" else ())
+    task = build("finetune", tiny_model, tiny().model.model_copy(update={"tuning": tuning}))
+    assert ("tuning" in task.parts()) == (kind != "none")
+    if kind == "per_class":
+        assert float(task.parts()["tuning"].anchor_KD.norm(dim=1).min()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_all_rows_dropped_means_the_condition_has_no_effect(tiny_model: Path) -> None:
+    """Dropout replaces the condition by the empty text's embedding, exactly."""
+    task = build("diffusion", tiny_model, condition_dropout=1.0)
+    totals = []
+    for caption in ("rain", "thunder"):
+        torch.manual_seed(0)
+        given = {**batch(task.config), "caption": [caption] * 4}
+        given["wave"] = given["wave"] if caption == "rain" else given["wave"].clone()
+        seen: list = []
+        hook = task.denoiser.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[2]))
+        totals.append(task.phases["model"](given, 0, {})["total"].detach())
+        hook.remove()
+        with torch.no_grad():
+            torch.testing.assert_close(seen[0], load_part(tiny_model, "clap").text_embed([""]).expand(4, -1))
+    torch.testing.assert_close(*totals)
+
+
+def test_segments_are_whole_latent_frames_and_loud() -> None:
+    model = tiny().model
+    assert segment_length(model, TrainConfig(segment_samples=9000)) == 8 * 1024
+    with pytest.raises(ConfigError, match="exceeds the training crop"):
+        segment_length(model, TrainConfig(segment_samples=10**6))
+    wave = torch.zeros(64, 22_528)
+    wave[:, :8192] = 0.5
+    torch.manual_seed(0)
+    loud = loud_segment(wave, 4096).abs().mean(dim=1)
+    assert float((loud > 0).float().mean()) > 0.75
