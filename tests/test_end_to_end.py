@@ -98,7 +98,7 @@ def test_a_loss_that_explodes_ends_the_run_with_its_name(place: Path) -> None:
 def test_what_cannot_work_is_refused_before_any_worker_starts(place: Path, tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(ModelError, match="needs a trained clap"):
         run_job(job(place, "diffusion", init=(), out=tmp_path / "a"))
-    with pytest.raises(ModelError, match="was made with other settings .* than preset default"):
+    with pytest.raises(ModelError, match=r"was made with other settings .* than preset default"):
         run_job(job(place, "diffusion", init=(tiny_model,), preset="default", out=tmp_path / "b"))
     with pytest.raises(DatasetError, match="no dataset at"):
         run_job(job(place, "vae", data=tmp_path / "nothing", out=tmp_path / "c"))

@@ -55,7 +55,7 @@ def test_prompts_come_one_a_line(tmp_path: Path) -> None:
 def test_an_unwritable_place_is_found_before_the_work(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(OutputError, match="cannot write to .*file"):
+    with pytest.raises(OutputError, match=r"cannot write to .*file"):
         check_writable(file / "below")
     assert stat.S_ISREG(file.stat().st_mode)
     check_writable(tmp_path / "new" / "deep")

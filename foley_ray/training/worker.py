@@ -36,7 +36,7 @@ from foley_ray.data.manifest import load_info
 from foley_ray.errors import ConfigError, ModelError, NonFiniteLoss, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.training.loop import MANIFEST_FILE, Hooks, Trainer
-from foley_ray.training.tasks import TASK_CLASSES, TrainingTask
+from foley_ray.training.tasks import TASK_CLASSES, TrainingTask, segment_length
 
 RAY_NAME = "ray"
 MODEL_FOLDER = "model"
@@ -147,6 +147,7 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
     """
     # workers have another working directory
     run = replace(run, out=run.out.resolve(), dataset=run.dataset.resolve(), init=tuple(path.resolve() for path in run.init))
+    segment_length(run.model, run.train)  # raises before any worker starts
     finished = _open_run(run)
     if finished is not None:
         return finished
