@@ -219,7 +219,7 @@ def default() -> Preset:
     return Preset(
         name="default",
         model=ModelConfig(
-            clap=ClapConfig(text_width=96, text_heads=4, text_layers=3),
+            clap=ClapConfig(cnn_channels=(32, 64, 128, 256), text_width=96, text_heads=4, text_layers=3),
             unet=UNetConfig(channels=(32, 64, 96, 160)),
             vae=VaeConfig(channels=(32, 64, 128), layers_per_block=1, norm_groups=16, mid_attention=False),
             vocoder=VocoderConfig(kind="istft", channels=256, layers=8),
