@@ -148,7 +148,7 @@ def load_part(folder: Path, name: Part) -> Any:
     return part.float().eval()
 
 
-def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path]) -> ModelInfo:
+def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path], half: bool = False) -> ModelInfo:
     """Write a model folder from modules, or from part folders to copy; replaces one that is there.
 
     Everything is written to a temporary name beside `out`, foley.json last, and then renamed: the folder is whole or absent.
@@ -158,6 +158,7 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path]) -> 
         raise OutputError(f"{out} exists and is no model folder; choose another place, nothing there was touched")
     temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
     replaced = temporary.with_name(f"{temporary.name}.old")
+    renamed: dict[str, str] = {}
     try:
         temporary.mkdir(parents=True)
         for name, part in parts.items():
@@ -167,8 +168,14 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path]) -> 
             else:
                 sharded = {"max_shard_size": MAX_FILE_BYTES} if name in LIBRARY_CLASSES else {}
                 part.save_pretrained(place, **sharded)
+            if half:
+                _halve(place)
             known = info.parts.get(name, PartInfo(digest=""))
-            info = info.with_part(name, known.model_copy(update={"digest": part_digest(place)}))
+            renamed[known.digest] = part_digest(place)
+            info = info.with_part(name, known.model_copy(update={"digest": renamed[known.digest]}))
+        for name, known in info.parts.items():  # what was made for a part is made for its halved copy
+            made_for = {other: renamed.get(digest, digest) for other, digest in known.made_for.items()}
+            info = info.with_part(name, known.model_copy(update={"made_for": made_for}))
         if "vae" in parts:
             _set_json(temporary / "vae" / "config.json", {"scaling_factor": info.latent_scale})
         _write_diffusers_files(temporary, info)
@@ -187,35 +194,43 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path]) -> 
     return info
 
 
-def assemble(sources: Sequence[Path], out: Path) -> ModelInfo:
+def assemble(sources: Sequence[Path], out: Path, half: bool = False) -> ModelInfo:
     """Put the parts of several model folders into one; where two have the same part, the later folder's is taken.
 
-    Raises ModelError if their settings differ or a part was made for another one, OutputError if `out` cannot be written.
+    `half` stores weights as 16-bit floats, half the size; they are loaded as 32-bit again. Raises ModelError if the parts do
+    not fit each other, OutputError if `out` cannot be written.
     """
     infos = [(folder, read_info(folder)) for folder in sources]
     chosen: dict[Part, tuple[Path, ModelInfo]] = {name: (folder, info) for folder, info in infos for name in info.parts}
-    base_folder, base = infos[-1]
-    for folder, info in infos[:-1]:
-        differing = [
-            name
-            for name in ("audio", "clap", "unet", "vae", "vocoder", "diffusion")
-            if getattr(info.model, name) != getattr(base.model, name)
-        ]
-        if differing:
-            raise ModelError(f"{folder} and {base_folder} are models of different settings: {', '.join(differing)} differ")
-    model = base.model
-    if "tuning" in chosen:
-        model = model.model_copy(update={"tuning": chosen["tuning"][1].model.tuning})
-    scale = chosen["unet"][1].latent_scale if "unet" in chosen else base.latent_scale
+    first_folder, first = infos[0]
+    for folder, info in infos[1:]:
+        if info.model.audio != first.model.audio:
+            raise ModelError(f"{folder} ({info.preset}) and {first_folder} ({first.preset}) measure sound differently (audio)")
+    sections: dict[str, Any] = {name: getattr(owner.model, name) for name, (_, owner) in chosen.items()}
+    if "unet" in chosen:
+        sections["diffusion"] = chosen["unet"][1].model.diffusion
+    widths = {name: owner.model.clap.embed_dim for name, (_, owner) in chosen.items() if name in ("clap", "unet", "tuning")}
+    if len(set(widths.values())) > 1:
+        raise ModelError(f"parts of {out} do not fit each other: widths of the CLAP space they were made for are {widths}")
     info = ModelInfo(
-        preset=base.preset,
-        model=model,
-        latent_scale=scale,
+        preset=infos[-1][1].preset,
+        model=first.model.model_copy(update=sections),
+        latent_scale=chosen["unet"][1].latent_scale if "unet" in chosen else 1.0,
         parts={name: owner.parts[name] for name, (_, owner) in chosen.items()},
         licences=sorted({licence for _, owner in infos for licence in owner.licences}),
     )
     check_fit(info, out)
-    return save_model(out, info, {name: folder / name for name, (folder, _) in chosen.items()})
+    return save_model(out, info, {name: folder / name for name, (folder, _) in chosen.items()}, half)
+
+
+def _halve(folder: Path) -> None:
+    """Rewrite a part's safetensors files with 16-bit floats."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for path in folder.glob("*.safetensors"):
+        weights = load_file(path)
+        save_file({name: w.half() if w.dtype == torch.float32 else w for name, w in weights.items()}, path)
 
 
 def _write_diffusers_files(folder: Path, info: ModelInfo) -> None:

@@ -158,13 +158,14 @@ def assemble(
         list[Path], typer.Argument(help="run or model folders; of two with the same part the later one's is taken")
     ],
     out: Annotated[Path, typer.Option(help="model folder to write")],
+    half: Annotated[bool, typer.Option(help="store 16-bit weights: half the size")] = False,
 ) -> None:
     """Put trained parts together into one model folder."""
     from foley_ray.checkpoint import PARTS
     from foley_ray.checkpoint import assemble as put_together
     from foley_ray.training.worker import model_folder
 
-    info = put_together([model_folder(source) for source in sources], out)
+    info = put_together([model_folder(source) for source in sources], out, half)
     missing = [name for name in PARTS if name not in info.parts and name != "tuning"]
     still = f"; still missing: {', '.join(missing)}" if missing else ""
     out_console.print(f"{out}: model {info.digest} with {', '.join(info.parts)}{still}")

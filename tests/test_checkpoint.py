@@ -69,14 +69,39 @@ def test_parts_made_for_others_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_that_differ_are_refused_by_name(tmp_path: Path) -> None:
-    vae = part_folder(tmp_path / "vae", "vae")
-    other = part_folder(tmp_path / "other", "tuning")
-    content = json.loads((other / "foley.json").read_text())
-    content["model"]["diffusion"]["prediction"] = "v"
-    (other / "foley.json").write_text(json.dumps(content))
-    with pytest.raises(ModelError, match="different settings: diffusion differ"):
+def edit(folder: Path, section: str, key: str, value: object) -> None:
+    content = json.loads((folder / "foley.json").read_text())
+    content["model"][section][key] = value
+    (folder / "foley.json").write_text(json.dumps(content))
+
+
+def test_settings_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    vae, other = part_folder(tmp_path / "vae", "vae"), part_folder(tmp_path / "other", "tuning")
+    edit(other, "audio", "fmax_hz", 7000.0)
+    with pytest.raises(ModelError, match="measure sound differently"):
         assemble([vae, other], tmp_path / "out")
+
+
+def test_each_part_brings_its_own_settings(tmp_path: Path) -> None:
+    vae, other = part_folder(tmp_path / "vae", "vae"), part_folder(tmp_path / "other", "tuning")
+    edit(other, "vae", "layers_per_block", 2)  # nothing to do with the part that this folder gives
+    assert assemble([vae, other], tmp_path / "out").model.vae == tiny().model.vae
+
+
+def test_half_precision_halves_the_size_and_stays_one_model(tiny_model: Path, tmp_path: Path) -> None:
+    made_for = {"vae": read_info(tiny_model).parts["vae"].digest}
+    tuning = part_folder(tmp_path / "tuning", "tuning", made_for=made_for)
+    info = assemble([tiny_model, tuning], tmp_path / "half", half=True)
+    assert info.parts["tuning"].made_for["vae"] == info.parts["vae"].digest != made_for["vae"]
+    read_info(tmp_path / "half", needs=PARTS)
+    for name in PARTS:
+        ours, theirs = load_part(tiny_model, name).state_dict(), load_part(tmp_path / "half", name).state_dict()
+        assert all(theirs[key].dtype == ours[key].dtype for key in ours)
+        assert all(torch.allclose(ours[key].float(), theirs[key].float(), rtol=1e-2, atol=1e-3) for key in ours)
+    full, half = (
+        sum(path.stat().st_size for path in folder.rglob("*.safetensors")) for folder in (tiny_model, tmp_path / "half")
+    )
+    assert half < 0.55 * full
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,9 @@ def test_every_trainable_weight_gets_a_gradient(clap: Clap) -> None:
 
 
 def test_full_width_cnn6_is_laions_own() -> None:
-    weights = {name: tuple(p.shape) for name, p in Clap(ClapConfig(text_width=8, text_heads=1, text_layers=1)).net.audio_branch.named_parameters()}
+    weights = {
+        name: tuple(p.shape)
+        for name, p in Clap(ClapConfig(text_width=8, text_heads=1, text_layers=1)).net.audio_branch.named_parameters()
+    }
     assert weights["conv_block4.conv1.weight"] == (512, 256, 5, 5)
     assert weights["fc1.weight"] == (512, 512)
