@@ -75,7 +75,7 @@ class ModelInfo(BaseModel):
 def shipped_model() -> Path:
     """The model folder that comes with the package. Raises ModelError as long as none does."""
     path = Path(__file__).with_name("default_model")
-    if not (path / INFO_FILE).is_file():
+    if not (path / INFO_FILE).is_file() or "unet" not in read_info(path).parts:
         raise ModelError("no trained model ships yet: give one with --model, or make a small one with `foley demo`")
     return path
 
@@ -125,11 +125,19 @@ def check_fit(info: ModelInfo, where: Path) -> None:
                     f"{info.parts[other].digest}; train {name} again or use the {other} it was made for"
                 )
 
+    tuning, unet = info.parts.get("tuning"), info.parts.get("unet")
+    if tuning and unet and tuning.training != unet.training:
+        raise ModelError(
+            f"parts of {where} do not fit each other: tuning and unet come from different trainings; the tuning layer belongs to "
+            "the fine-tuned unet it was trained with: name that run last"
+        )
+
 
 def load_part(folder: Path, name: Part) -> Any:
     """One part as a module in float32, ready to use (eval mode). Raises ModelError if weights and settings disagree."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors import SafetensorError
 
     from foley_ray.models.clap import Clap
     from foley_ray.models.tuning import Tuning
@@ -137,13 +145,19 @@ def load_part(folder: Path, name: Part) -> Any:
 
     place = folder / name
     try:
-        if name == "unet":
-            part = UNet2DConditionModel.from_pretrained(place, torch_dtype=torch.float32, local_files_only=True)
-        elif name == "vae":
-            part = AutoencoderKL.from_pretrained(place, torch_dtype=torch.float32, local_files_only=True)
+        if name in LIBRARY_CLASSES:
+            kind = UNet2DConditionModel if name == "unet" else AutoencoderKL
+            part, report = kind.from_pretrained(
+                place, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            # diffusers fills what a file lacks with random numbers
+            if report["missing_keys"] or report["unexpected_keys"]:
+                raise ModelError(f"part {name} of {folder} lacks weights {sorted(report['missing_keys'])[:3]}")
+        elif name == "vocoder":
+            part = load_vocoder(place, read_info(folder).model.audio)
         else:
-            part = {"clap": Clap.from_pretrained, "tuning": Tuning.from_pretrained, "vocoder": load_vocoder}[name](place)
-    except (OSError, KeyError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+            part = {"clap": Clap.from_pretrained, "tuning": Tuning.from_pretrained}[name](place)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"part {name} of {folder} cannot be loaded: {error}") from error
     return part.float().eval()
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from foley_ray import __version__
-from foley_ray.config import PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
+from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.errors import ConfigError, FoleyError, PromptError
 from foley_ray.jobfile import IngestJob, TrainJob, assignment, make_job
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Foley from text: train it, run it, scale it.",
 )
-out_console = Console(highlight=False, soft_wrap=True)
+out_console = Console(highlight=False, soft_wrap=True, markup=False)  # a path may hold [brackets]
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -212,11 +212,11 @@ def generate(
 
     wanted = files.read_prompts(prompts) if prompts else [prompt or ""]
     seed = _seed(seed)
-    files.check_writable(out)
-    pipeline = Pipeline(model or shipped_model(), device)
+    pipeline = Pipeline(model or shipped_model(), _device(device))
     found = pipeline.rank.embed_folder(targets) if targets else None
     requests = files.requests_for(wanted, count, seed, settings, found)
     pipeline.check(requests)
+    files.check_writable(out)
     out_console.print(f"model {pipeline.info.digest} ({pipeline.info.preset}), {len(requests)} clips, first seed {seed}")
     with error_console.status("") as status:
         clips = pipeline.generate(requests, lambda done, total: status.update(f"sampling, {done}/{total} candidate steps"))
@@ -237,15 +237,24 @@ def demo(
     )
     out_console.print("It shows that every part works on this machine; its sounds are not yet sounds.")
     from foley_ray.demo import demo as run_demo
+    from foley_ray.models.clap import tokenize
 
+    if not prompt.strip() or len(tokenize([prompt])) == 0:
+        raise PromptError("the prompt is empty: say what the sound should be, such as 'a dog bark'")
     with error_console.status("starting") as status:
         model, _ = run_demo(out, status.update)
     generate(prompt, model=model, out=out / "sounds", count=2, duration=1.0, seed=7)
 
 
-def _seed(seed: int | None) -> int:
-    from foley_ray.generate import MAX_SEED
+def _device(name: str) -> str:
+    import torch
 
+    if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
+        raise ConfigError(f"--device {name} is not available here; use cpu" + ("" if name.startswith("cuda") else " or cuda"))
+    return name
+
+
+def _seed(seed: int | None) -> int:
     if seed is None:
         import secrets
 

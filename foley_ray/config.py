@@ -16,6 +16,7 @@ Task = Literal["clap", "vae", "vocoder", "diffusion", "finetune"]
 TASKS: tuple[Task, ...] = get_args(Task)
 Sampler = Literal["ddim", "dpmpp-2m"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+MAX_SEED = 2**31 - 1
 
 
 class Settings(BaseModel):

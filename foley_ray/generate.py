@@ -1,6 +1,6 @@
 """From prompts to files: what `foley generate` and jobs/generate.py do.
 
-OUT/000_a_dog_bark_seed7.wav     16-bit mono at the model's rate
+OUT/000_a_dog_bark_seed7.wav     16-bit mono at 22,050 Hz
 OUT/000_a_dog_bark_seed7.png     waveform and spectrogram
 OUT/000_a_dog_bark_seed7.json    prompt, seed, settings, scores, model digest; written last, so its presence means all three
 """
@@ -15,12 +15,14 @@ import numpy as np
 from foley_ray import __version__
 from foley_ray.audio.files import replacing, slug, write_wav
 from foley_ray.audio.plot import plot_waves
+from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
-from foley_ray.config import ClipSettings
+from foley_ray.config import MAX_SEED, ClipSettings
 from foley_ray.errors import OutputError, PromptError
 from foley_ray.pipeline import Clip, ClipRequest
 
-MAX_SEED = 2**31 - 1
+OUTPUT_RATE_HZ = 22_050
+"""Rate of the WAV files, the challenge's; a model of another rate (`large`, 16 kHz) is resampled, as the paper does."""
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -90,8 +92,8 @@ def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
         "candidate_scores": [round(score, 6) for score in clip.scores],
         "passed_threshold": clip.passed,
         "target": request.target_name or "prompt",
-        "sample_rate_hz": info.model.audio.sample_rate_hz,
-        "samples": len(clip.wave_T),
+        "sample_rate_hz": OUTPUT_RATE_HZ,
+        "duration_s": round(len(clip.wave_T) / info.model.audio.sample_rate_hz, 6),
         "model": {"digest": info.digest, "preset": info.preset, "licences": info.licences},
         "generator": f"foley_ray {__version__}",
         "ai_generated": True,
@@ -102,7 +104,7 @@ def write_clip(out: Path, index: int, clip: Clip, info: ModelInfo) -> Path:
     """Write a clip's three files, each whole or absent. Returns the WAV's path; raises OutputError."""
     path = out / f"{clip_name(index, clip)}.wav"
     path.with_suffix(".json").unlink(missing_ok=True)
-    write_wav(path, clip.wave_T, info.model.audio.sample_rate_hz)
+    write_wav(path, resample(clip.wave_T, info.model.audio.sample_rate_hz, OUTPUT_RATE_HZ), OUTPUT_RATE_HZ)
     title = f"{clip.request.prompt[:40]}  seed {clip.request.seed}  score {clip.score:.3f}"
     plot_waves(path.with_suffix(".png"), [clip.wave_T], [title], info.model.audio)
     with replacing(path.with_suffix(".json")) as temporary:

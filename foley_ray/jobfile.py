@@ -1,19 +1,31 @@
 """What a job is asked to do, as typed settings read from YAML: the same for the command line and for `ray job submit`.
 
-Imports neither torch nor ray. Relative paths are relative to the working directory, as on the command line.
+Imports neither torch nor ray. Relative paths are relative to the working directory; a submitted job refuses them.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from foley_ray.config import ClipSettings, Preset, Settings, Task, TrainConfig, TuningConfig, describe, override, preset
+from foley_ray.config import (
+    MAX_SEED,
+    ClipSettings,
+    Preset,
+    Settings,
+    Task,
+    TrainConfig,
+    TuningConfig,
+    describe,
+    override,
+    preset,
+)
 from foley_ray.errors import ConfigError, FoleyError
 
 
@@ -55,16 +67,23 @@ class TrainJob(Settings):
 class GenerateJob(Settings):
     """jobs/generate.py: prompts -> ranked clips, spread over workers."""
 
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = Field((), description="or `prompts_file`, one prompt a line")
     prompts_file: Path | None = None
     model: Path | None = Field(None, description="model folder; the shipped one when absent")
     out: Path
     count: int = Field(1, ge=1, description="clips per prompt")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     clip: ClipSettings = ClipSettings()
     targets: Path | None = Field(None, description="folder of sounds to choose against (multi-target selection)")
     workers: int = Field(1, ge=1)
+    cpus_per_worker: int = Field(1, ge=1)
     gpu: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.prompts) == (self.prompts_file is not None):
+            raise ValueError("give prompts or a prompts_file, one of them")
+        return self
 
 
 AnyJob = TypeVar("AnyJob", bound=Settings)
@@ -123,7 +142,20 @@ def job_main(kind: type[AnyJob], run: Callable[[AnyJob], None]) -> None:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the job file")
     options = parser.parse_args()
     try:
-        run(load_job(kind, options.config, options.changes))
+        job = load_job(kind, options.config, options.changes)
+        _refuse_lost_paths(job)
+        run(job)
     except FoleyError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        cause = getattr(error, "cause", error)  # what a Ray task raised comes wrapped in its whole traceback
+        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _refuse_lost_paths(job: Settings) -> None:
+    """A submitted job runs in a copy of its working directory that is thrown away: what it wrote there would be lost."""
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return
+    for name, value in job:
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) and not path.is_absolute() and name != "captions":
+                raise ConfigError(f"{name} = {path}: a submitted job needs absolute paths, on storage that all nodes see")

@@ -133,6 +133,26 @@ def test_a_damaged_part_is_a_model_error(tmp_path: Path) -> None:
         load_part(folder, "vae")
 
 
+def test_weights_that_are_missing_are_an_error_not_random_numbers(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = part_folder(tmp_path / "m", "vae")
+    path = next((folder / "vae").glob("*.safetensors"))
+    weights = load_file(path)
+    weights.pop("decoder.conv_out.weight")
+    save_file(weights, path)
+    with pytest.raises(ModelError, match=r"lacks weights \['decoder.conv_out.weight'\]"):
+        load_part(folder, "vae")
+
+
+def test_a_truncated_tuning_layer_is_a_model_error(tmp_path: Path) -> None:
+    folder = part_folder(tmp_path / "m", "tuning")
+    path = folder / "tuning" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ModelError, match="part tuning of"):
+        load_part(folder, "tuning")
+
+
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     precious = tmp_path / "documents"
     precious.mkdir()

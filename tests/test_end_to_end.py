@@ -90,9 +90,32 @@ def test_other_settings_do_not_mix_into_a_run(runs: Path, place: Path) -> None:
 
 def test_a_loss_that_explodes_ends_the_run_with_its_name(place: Path) -> None:
     settings = {"steps": 20, "lr": 1e12, "clip_grad_norm": 1e30, "checkpoint_every": 100, "warmup_steps": 0}
-    with pytest.raises(NonFiniteLoss, match="generator loss is not finite at step"):
+    with pytest.raises(NonFiniteLoss, match=r"generator (loss|gradient) is not finite at step"):
         run_job(job(place, "vae", out=place / "runs" / "nan", settings=settings))
     assert not (place / "runs" / "nan" / "model").exists()
+
+
+def test_a_nan_after_a_checkpoint_leaves_the_run_unfinished(place: Path) -> None:
+    """Step 1 is sound and saved; the warm-up's second step is a million times too long and blows the weights up."""
+    settings = {"steps": 20, "lr": 1e12, "clip_grad_norm": 1e30, "checkpoint_every": 1, "warmup_steps": 10**6}
+    late = job(place, "vae", out=place / "runs" / "late", settings=settings)
+    with pytest.raises(NonFiniteLoss, match="not finite at step"):
+        run_job(late)
+    assert list((place / "runs" / "late" / "ray").glob("step_*"))
+    assert not (place / "runs" / "late" / "model").exists()
+
+
+def test_fewer_steps_than_there_are_is_refused(runs: Path, place: Path) -> None:
+    with pytest.raises(ConfigError, match="has already trained 3 steps, more than 2"):
+        run_job(job(place, "clap", settings={"steps": 2}))
+
+
+def test_more_workers_than_cores_can_carry_are_refused(place: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="99 workers are too many for 2 cores"):
+        run_job(job(place, "vae", workers=99, out=tmp_path / "many"))
+    with pytest.raises(ConfigError, match="need a GPU each, but Ray sees 0"):
+        run_job(job(place, "vae", gpu=True, out=tmp_path / "gpu"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cannot_work_is_refused_before_any_worker_starts(place: Path, tmp_path: Path, tiny_model: Path) -> None:

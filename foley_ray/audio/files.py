@@ -12,7 +12,13 @@ import soundfile as sf
 from foley_ray.audio.wave import resample, to_mono
 from foley_ray.errors import OutputError, SourceError
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".caf"})
+AUDIO_SUFFIXES = frozenset(
+    (
+        ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
+        ".snd", ".caf", ".m4a", ".mp4", ".aac", ".wma", ".ape",
+    )
+)  # fmt: skip
+"""What looks like sound by its name. libsndfile does not read the last few: found by reading and said, not passed over."""
 
 
 def read_wave(path: Path, sample_rate_hz: int) -> np.ndarray:

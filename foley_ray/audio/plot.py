@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from foley_ray.audio.files import replacing
-from foley_ray.audio.mel import LogMel
+from foley_ray.audio.mel import LOG_MEL_MAX, LOG_MEL_MIN, LogMel
 from foley_ray.spec import AudioSpec
 
 
@@ -38,8 +38,8 @@ def plot_waves(path: Path, waves: Sequence[np.ndarray], titles: Sequence[str], s
             origin="lower",
             aspect="auto",
             cmap="magma",
-            vmin=-11.5,
-            vmax=1.0,
+            vmin=LOG_MEL_MIN,
+            vmax=LOG_MEL_MAX,
             extent=(0, duration_s, 0, spec.mel_bands),
         )
         below.set(xlim=(0, duration_s), yticks=[])

@@ -23,12 +23,6 @@ def resample(wave_T: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return np.asarray(soxr.resample(wave_T, from_hz, to_hz, quality="HQ"), dtype=np.float32)
 
 
-def peak_dbfs(wave_T: np.ndarray) -> float:
-    """Peak level in dB relative to full scale; minus infinity for silence."""
-    peak = float(np.max(np.abs(wave_T), initial=0.0))
-    return 20.0 * float(np.log10(peak)) if peak > 0 else float("-inf")
-
-
 def level(wave_T: np.ndarray, peak: float = TRAINING_PEAK) -> np.ndarray:
     """Remove the mean and scale to a peak, as the parent system does. Silence stays silence."""
     wave_T = wave_T - np.mean(wave_T, dtype=np.float32)

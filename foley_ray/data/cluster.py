@@ -58,6 +58,10 @@ def _start(num_cpus: int | None) -> None:
 
 def _join(address: str) -> None:
     """Join a running cluster. Its worker processes and cores are its own affair, so `num_cpus` has no say here."""
+    if address.startswith("http"):
+        raise ConfigError(
+            f"RAY_ADDRESS={address} is where `ray job submit` sends jobs, not where one joins: submit jobs/*.py, or unset it"
+        )
     try:
         _probe(address)
         ray.init(log_to_driver=False, logging_level=logging.WARNING)

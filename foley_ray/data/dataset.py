@@ -73,7 +73,7 @@ def training_stream(
 ) -> ray.data.Dataset:
     """At least `rows` training rows, lazily: columns wave (int16, T), caption, class_id, sha256, epoch.
 
-    `first_row` starts the stream at the window that holds that row, for a resumed run. Raises DatasetError if the dataset is
+    `first_row` starts the stream at that row, for a resumed run. Raises DatasetError if the dataset is
     missing, empty in this split, or was ingested at another sample rate.
     """
     info = load_info(dataset)
@@ -83,7 +83,12 @@ def training_stream(
             "ingest the source again with the model's preset"
         )
     classes = {name: index for index, name in enumerate(info.classes)}
-    windows = _windows(dataset)
+    try:
+        windows = _windows(dataset)
+    except (pa.ArrowException, OSError) as error:
+        raise DatasetError(f"dataset {dataset} is damaged ({error}); ingest again") from None
+    if not windows[0]:
+        raise DatasetError(f"dataset {dataset} has no Parquet files in {DATA_FOLDER}/; ingest again")
     sizes = [_selected(_read(window, ("class", "split", "shippable")), settings).num_rows for window in windows]
     if sum(sizes) == 0:
         what = f"split {settings.split!r}" + (" and shippable" if settings.shippable_only else "")
@@ -95,13 +100,13 @@ def training_stream(
     while position < first_row + rows:
         for index in np.random.default_rng([settings.seed, epoch]).permutation(len(windows)):
             if position + sizes[index] > first_row and sizes[index]:
-                items.append({"epoch": epoch, "window": int(index)})
+                items.append({"epoch": epoch, "window": int(index), "skip": max(first_row - position, 0)})
             position += sizes[index]
         epoch += 1
 
     def read_window(batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        for epoch, window in zip(batch["epoch"], batch["window"], strict=True):
-            yield from _crops(windows[window], int(epoch), int(window), settings, spec, classes)
+        for epoch, window, skip in zip(batch["epoch"], batch["window"], batch["skip"], strict=True):
+            yield from _crops(windows[window], int(epoch), int(window), settings, spec, classes, int(skip))
 
     stream = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         read_window,
@@ -168,15 +173,17 @@ def _crops(
     settings: StreamSettings,
     spec: AudioSpec,
     classes: Mapping[str, int],
+    skip: int,
 ) -> Iterator[dict[str, Any]]:
-    """One epoch of one window, as blocks of crops."""
+    """One epoch of one window from its `skip`-th draw on, as blocks of crops."""
     columns = ("audio", "caption", "class", "split", "shippable", "sha256")
     table = _selected(_read(window_groups, columns), settings)
-    names = table["class"].to_pylist()
+    names, captions = table["class"].to_pylist(), table["caption"].to_pylist()
     class_ids = np.array([classes.get(name, -1) for name in names])  # -1: a source without classes
     order = epoch_order(class_ids, settings.seed, epoch, window, settings.balance)
-    by_class = {int(class_id): np.flatnonzero(class_ids == class_id) for class_id in np.unique(class_ids)}
-    audio, captions, ids = table["audio"], table["caption"].to_pylist(), table["sha256"].to_pylist()
+    # what may be mixed with what: rows of one class, or without classes of one caption
+    kinds = np.unique([name or f"caption {text}" for name, text in zip(names, captions, strict=True)], return_inverse=True)[1]
+    audio, ids = table["audio"], table["sha256"].to_pylist()
 
     def decode(row: int) -> np.ndarray:
         wave, _ = sf.read(io.BytesIO(audio[row].as_py()), dtype="float32")
@@ -185,12 +192,12 @@ def _crops(
     def another(rng: np.random.Generator, mates: np.ndarray) -> np.ndarray:
         return decode(int(rng.choice(mates)))
 
-    for start in range(0, len(order), BLOCK_ROWS):
+    for start in range(skip, len(order), BLOCK_ROWS):
         rows = order[start : start + BLOCK_ROWS]
         waves, chosen = [], []
         for draw, row in enumerate(rows, start=start):
             rng = row_rng(settings.seed, epoch, draw, ids[row])
-            mates = by_class[int(class_ids[row])]
+            mates = np.flatnonzero(kinds == kinds[row])
             wave_T = training_crop(
                 decode(row),
                 spec.clip_samples,

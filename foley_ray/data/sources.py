@@ -23,6 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foley_ray.audio.files import AUDIO_SUFFIXES
 from foley_ray.data.manifest import Split
 from foley_ray.errors import SourceError
 
@@ -42,14 +43,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "train": "train", "training": "train",
     "eval": "eval", "evaluation": "eval", "test": "eval", "valid": "eval", "validation": "eval", "val": "eval", "dev": "eval",
 }  # fmt: skip
-
-# Also what libsndfile cannot read (m4a and below): found while ingesting and counted, rather than passed over in silence.
-AUDIO_SUFFIXES = frozenset(
-    (
-        ".wav", ".wave", ".w64", ".rf64", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au",
-        ".snd", ".caf", ".m4a", ".mp4", ".aac", ".wma", ".ape",
-    )
-)  # fmt: skip
 
 # Folder names of the DCASE 2023 Task 7 set -> class and prompt of arXiv 2306.10359.
 DCASE_CLASSES: dict[str, tuple[str, str]] = {

@@ -50,13 +50,19 @@ def _laion() -> types.SimpleNamespace:
     return types.SimpleNamespace(**found)
 
 
-def tokenize(texts: Sequence[str]) -> Tensor:
-    """Texts -> byte-pair tokens (B, 77). Raises PromptError for a text of more than 75 tokens, which would be cut."""
+def tokenize(texts: Sequence[str], cut: bool = False) -> Tensor:
+    """Texts -> byte-pair tokens (B, 77).
+
+    A text of more than 75 tokens is cut with `cut` (a caption must not end a training run), else PromptError is raised.
+    """
     laion = _laion()
     tokens_BL: Tensor = laion.tokenizer.tokenize(list(texts), CONTEXT_TOKENS)
     end = VOCABULARY - 1
     for text, row in zip(texts, tokens_BL, strict=True):
         if end not in row:
+            if cut:
+                row[-1] = end
+                continue
             seen = len(laion.tokenizer._tokenizer.encode(text))
             raise PromptError(f"prompt has {seen} tokens, more than {CONTEXT_TOKENS - 2}: shorten {text[:60]!r}...")
     return tokens_BL
@@ -110,6 +116,9 @@ class Clap(nn.Module):
         # error, so they go
         self.net.audio_transform = self.net.text_transform = nn.Identity()
         self.net.logit_scale_t.requires_grad_(False)
+        if not cnn:
+            self.net.audio_branch.head.requires_grad_(False)
+            self.net.audio_branch.tscam_conv.requires_grad_(False)
 
     @property
     def window_samples(self) -> int:
@@ -121,9 +130,9 @@ class Clap(nn.Module):
         """The contrastive loss's learned inverse temperature, held below 100 as in CLIP."""
         return torch.as_tensor(self.net.logit_scale_a).clamp(max=4.6052).exp()
 
-    def text_embed(self, texts: Sequence[str]) -> Tensor:
-        """(B, D) unit embeddings of texts. Raises PromptError for an over-long one."""
-        tokens_BL = tokenize(texts).to(self.net.positional_embedding.device)
+    def text_embed(self, texts: Sequence[str], cut: bool = False) -> Tensor:
+        """(B, D) unit embeddings of texts. An over-long one is cut, or raises PromptError (see `tokenize`)."""
+        tokens_BL = tokenize(texts, cut).to(self.net.positional_embedding.device)
         return functional.normalize(self.net.encode_text(tokens_BL, tokens_BL.device), dim=-1)
 
     def audio_embed(self, wave_BT: Tensor, sample_rate_hz: int) -> Tensor:
@@ -143,7 +152,7 @@ class Clap(nn.Module):
 
     def forward(self, wave_BT: Tensor, texts: Sequence[str], sample_rate_hz: int) -> tuple[Tensor, Tensor, Tensor]:
         """Audio embeddings (B, D), text embeddings (B, D) and the loss's scale: one call, so that DDP sees every weight."""
-        return self.audio_embed(wave_BT, sample_rate_hz), self.text_embed(texts), self.scale
+        return self.audio_embed(wave_BT, sample_rate_hz), self.text_embed(texts, cut=True), self.scale
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json and one safetensors file per tower."""

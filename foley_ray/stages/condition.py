@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from foley_ray.checkpoint import load_part, read_info
@@ -42,8 +41,3 @@ class ConditionStage:
     def embed(self, texts: list[str]) -> torch.Tensor:
         """(N, D) plain text embeddings. One at a time: a text's embedding must not depend on its batch mates, to the bit."""
         return torch.cat([self.clap.text_embed([text]) for text in texts])
-
-    @torch.inference_mode()
-    def null(self) -> np.ndarray:
-        """(D,) the condition of "no prompt", against which guidance pushes."""
-        return np.asarray(self.clap.text_embed([""])[0].cpu().numpy())

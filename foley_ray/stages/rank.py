@@ -13,6 +13,9 @@ from foley_ray.checkpoint import load_part, read_info
 from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CLIP_ID, SCORE, TARGET, WAVE, Batch, require
 from foley_ray.errors import SourceError
 
+MAX_ROWS = 16
+"""Windows in one pass of the audio tower: what fits into memory whatever the number of candidates."""
+
 
 class RankStage:
     """Scores every candidate; nothing is random here, and the condition dropout of training does not exist (system.md A.5)."""
@@ -45,8 +48,12 @@ class RankStage:
         if not waves:
             return np.zeros((0, self.clap.config.embed_dim), dtype=np.float32)
         # one window each, so that clips of different durations share a batch
-        wave_BT = torch.from_numpy(np.stack([repeat_to(wave_T, self.window_samples) for wave_T in waves]).astype(np.float32))
-        return np.asarray(self.clap.audio_embed(wave_BT.to(self.device), self.sample_rate_hz).cpu().numpy())
+        windows = [repeat_to(wave_T, self.window_samples).astype(np.float32) for wave_T in waves]
+        embedded = []
+        for start in range(0, len(windows), MAX_ROWS):
+            wave_BT = torch.from_numpy(np.stack(windows[start : start + MAX_ROWS])).to(self.device)
+            embedded.append(self.clap.audio_embed(wave_BT, self.sample_rate_hz).cpu().numpy())
+        return np.concatenate(embedded)
 
     def embed_folder(self, folder: Path) -> tuple[list[Path], np.ndarray]:
         """Target sounds for multi-target selection: the folder's files in name order, and their embeddings (N, D).
@@ -55,12 +62,12 @@ class RankStage:
         """
         if not folder.is_dir():
             raise SourceError(f"no folder of target sounds at {folder}; give a folder with WAV or FLAC files")
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+        paths = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+        )
         if not paths:
             raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
-        waves = [repeat_to(read_wave(path, self.sample_rate_hz), self.window_samples) for path in paths]
-        embeddings = [self.embed(waves[start : start + 16]) for start in range(0, len(waves), 16)]
-        return paths, np.concatenate(embeddings)
+        return paths, self.embed([repeat_to(read_wave(path, self.sample_rate_hz), self.window_samples) for path in paths])
 
 
 def best_of(batch: Batch) -> dict[Any, int]:

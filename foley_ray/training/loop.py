@@ -77,7 +77,7 @@ class Meter:
         metrics["samples_per_s"] = rows_per_step * self.steps / elapsed
         metrics["data_wait"] = self.waited_s / elapsed
         metrics["left_s"] = steps_left * elapsed / max(self.steps, 1)
-        self.__init__()  # type: ignore[misc]
+        self.started, self.waited_s, self.steps, self.sums, self.counts = time.monotonic(), 0.0, 0, {}, {}
         return metrics
 
 
@@ -159,6 +159,8 @@ class Trainer:
             self._stop_unless_finite(name, losses, batch)
             self.accelerator.backward(losses["total"])
             norm = self.accelerator.clip_grad_norm_(phase.parameters(), self.config.clip_grad_norm)
+            if not math.isfinite(float(norm)):  # the same on every rank: gradients are averaged by now
+                raise self._not_finite(name, "gradient", losses, batch)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             prefix = f"{name}/" if len(self.phases) > 1 else ""
@@ -172,10 +174,13 @@ class Trainer:
         here = torch.isfinite(losses["total"].detach()).float().reshape(1)
         if float(self.accelerator.gather(here).min()) == 1.0:
             return
+        raise self._not_finite(phase, "loss", losses, batch)
+
+    def _not_finite(self, phase: str, what: str, losses: Losses, batch: Batch) -> NonFiniteLoss:
         seen = {name: round(float(value.detach()), 4) for name, value in losses.items()}
         rows = ", ".join(row[:12] for row in batch.get("sha256", [])[:4])
-        raise NonFiniteLoss(
-            f"{phase} loss is not finite at step {self.step} (this worker: {seen}; rows {rows}...): the weights were not "
+        return NonFiniteLoss(
+            f"{phase} {what} is not finite at step {self.step} (this worker: {seen}; rows {rows}...): its weights were not "
             "changed; lower lr or clip_grad_norm, or look at these rows, then run the same command to resume"
         )
 

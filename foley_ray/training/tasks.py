@@ -10,6 +10,7 @@ A batch is `data.dataset.collate`'s: wave (B, T) at the model's rate, caption, c
 `nn.Module`'s sight, so that neither optimiser nor DDP nor checkpoints see them.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -73,7 +74,7 @@ class _Hidden:
 
 
 class ClapPhase(Phase):
-    """Symmetric contrastive loss; rows of the same class or caption are positives of each other."""
+    """Symmetric contrastive loss; rows of the same class (or, without classes, of the same caption) are positives."""
 
     def __init__(self, clap: Clap, sample_rate_hz: int):
         super().__init__()
@@ -83,14 +84,16 @@ class ClapPhase(Phase):
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
         """Loss over the batches of all workers together: negatives are what contrastive learning lives on."""
         audio_BD, text_BD, scale = self.clap(batch["wave"], batch["caption"], self.sample_rate_hz)
-        class_B = batch["class_id"]
+        class_B = batch["class_id"].clone()
+        for row, caption in enumerate(batch["caption"]):
+            if class_B[row] < 0:  # a source without classes: equal captions are the same thing, on every rank
+                class_B[row] = -1 - zlib.crc32(caption.encode())
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             # every rank computes the same loss over all rows; the gather's backward sums over ranks and DDP averages
             from torch.distributed.nn.functional import all_gather
 
             audio_BD, text_BD, class_B = (torch.cat(all_gather(item)) for item in (audio_BD, text_BD, class_B))
-        positives_BB = (class_B[:, None] == class_B[None]) & (class_B[:, None] >= 0)
-        positives_BB |= torch.eye(len(class_B), dtype=torch.bool, device=class_B.device)
+        positives_BB = class_B[:, None] == class_B[None]
         total = losses.contrastive_loss(audio_BD, text_BD, scale, positives_BB).mean()
         similarity_BB = audio_BD @ text_BD.T
         hits = positives_BB.gather(1, similarity_BB.argmax(dim=1, keepdim=True)).float().mean()
@@ -359,7 +362,7 @@ class FinetuneTask(DiffusionTask):
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, D) the caption's text embedding."""
-        embedding_BD: Tensor = self.frozen["clap"].text_embed(batch["caption"])
+        embedding_BD: Tensor = self.frozen["clap"].text_embed(batch["caption"], cut=True)
         return embedding_BD
 
 

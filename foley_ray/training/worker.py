@@ -3,20 +3,22 @@
     RUN/
       run.json         what is being trained, from what, with which settings; a second run must agree with it
       metrics.jsonl    one line per log step; tensorboard/ holds the same for TensorBoard
-      ray/             Ray Train's checkpoints: step_0000500/{state.pt, manifest.json, model/}
+      ray/             Ray Train's checkpoints: step_0000500_of_2_<time>/{state.pt, manifest.json, model/}
       model/           the finished part as a model folder, when the last step is done
 
 The same RUN continues where it stopped: Ray Train finds its last checkpoint by itself.
 """
 
+import hashlib
 import json
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, R
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
+from foley_ray.audio.files import replacing
 from foley_ray.checkpoint import ModelInfo, Part, PartInfo, load_part, read_info, save_model
 from foley_ray.config import ModelConfig, Preset, Task, TrainConfig
 from foley_ray.data.captions import read_captions
@@ -88,6 +91,7 @@ class Run:
             "dataset": load_info(self.dataset).digest,
             "init": {str(name): owner.parts[name].digest for name, (_, owner) in self.given().items()},
             "shippable_only": self.shippable_only,
+            "captions": _captions_digest(self.captions),
         }
 
     def given(self) -> dict[Part, tuple[Path, ModelInfo]]:
@@ -148,12 +152,16 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
     # workers have another working directory
     run = replace(run, out=run.out.resolve(), dataset=run.dataset.resolve(), init=tuple(path.resolve() for path in run.init))
     segment_length(run.model, run.train)  # raises before any worker starts
-    finished = _open_run(run)
+    wanted = run.describe()
+    finished = _check_run(run, wanted)
     if finished is not None:
         return finished
     ensure_ray()
     quiet_progress()
     first_step = _last_step(run.out)
+    if first_step > run.train.steps:
+        raise ConfigError(f"{run.out} has already trained {first_step} steps, more than {run.train.steps}; ask for more")
+    resources = _worker_resources(run)
     rows_per_step = run.train.batch_size * run.workers
     stream = training_stream(
         run.dataset,
@@ -163,19 +171,18 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
         rows=(run.train.steps - first_step + 2) * rows_per_step,
         first_row=first_step * rows_per_step,
     )
+    _write_run(run, wanted)
     options = DataConfig.default_ingest_options()
     options.preserve_order = True
-    cores = ray.cluster_resources().get("CPU", 1)
     trainer = TorchTrainer(
         worker_loop,
-        train_loop_config={"run": run},
+        train_loop_config={"run": run, "first_step": first_step},
         datasets={"train": stream},
         dataset_config=DataConfig(execution_options=options),
         scaling_config=ScalingConfig(
             num_workers=run.workers,
             use_gpu=run.use_gpu,
-            # leave room for the reading tasks, or they would wait for ever for a core on a small machine
-            resources_per_worker={"CPU": 1 if cores >= run.workers + 1 else 0.5} | ({"GPU": 1} if run.use_gpu else {}),
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=RAY_NAME,
@@ -191,24 +198,42 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(f"training {run.task} failed after {run.max_failures} restarts: {_root_cause(error)}") from error
-    if result.metrics and "failed" in result.metrics:
-        raise NonFiniteLoss(str(result.metrics["failed"]))
+    if result.return_value:
+        raise NonFiniteLoss(str(result.return_value))
     if result.checkpoint is None:
         raise TrainingError(f"training {run.task} ended without a checkpoint; look into {run.out / RAY_NAME}")
     with result.checkpoint.as_directory() as folder:
         made = Path(folder) / MODEL_FOLDER
         info = read_info(made)
+        if not _is_finished(info, run):
+            raise TrainingError(f"training {run.task} ended before its last step; the same command goes on from {run.out}")
         save_model(run.out / MODEL_FOLDER, info, {name: made / name for name in info.parts})
     return info
 
 
-def worker_loop(config: dict[str, Any]) -> None:
-    """What each worker runs: build the task, resume if there is a checkpoint, loop, report."""
+def _worker_resources(run: Run) -> dict[str, float]:
+    """What each worker reserves. Raises ConfigError for more than there is: Ray would wait for it in silence, for ever."""
+    there = ray.cluster_resources()
+    cores, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    # half a core stays for the tasks that read the data, or they would never run on a small machine
+    share = min(1.0, int((cores - 0.5) / run.workers * 100) / 100)
+    if share < 0.05:
+        raise ConfigError(f"{run.workers} workers are too many for {cores:g} cores; give fewer --workers")
+    if run.use_gpu and gpus < run.workers:
+        raise ConfigError(f"{run.workers} workers need a GPU each, but Ray sees {gpus:g}; give fewer --workers, or no --gpu")
+    return {"CPU": share} | ({"GPU": 1.0} if run.use_gpu else {})
+
+
+def worker_loop(config: dict[str, Any]) -> str | None:
+    """What each worker runs: build the task, resume if there is a checkpoint, loop, report.
+
+    Returns why it stopped, if a loss was not finite: an exception would make Ray try again, and meet it again.
+    """
     run: Run = config["run"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if not run.use_gpu:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     accelerator = Accelerator(cpu=not run.use_gpu, mixed_precision="no" if run.train.precision == "fp32" else "bf16")
     torch.manual_seed(run.train.seed)  # the same first weights on every rank, whatever happened in this process before
     task, scale_known = build_task(run)
@@ -222,7 +247,8 @@ def worker_loop(config: dict[str, Any]) -> None:
             trainer.load(Path(folder))
             task.latent_scale = read_info(Path(folder) / MODEL_FOLDER).latent_scale
             scale_known = True
-    batches = _batches(run)
+    # the stream starts where the first attempt did; after a restart within the job, what is trained already is skipped
+    batches: Iterator[dict[str, Any]] = islice(_batches(run), max(trainer.step - config["first_step"], 0), None)
     if not scale_known:
         first = next(batches)
         task.calibrate({**first, "wave": first["wave"].to(accelerator.device)})
@@ -245,11 +271,11 @@ def worker_loop(config: dict[str, Any]) -> None:
     try:
         trainer.train(batches, hooks)
     except NonFiniteLoss as error:
-        # every rank raises it at the same step; trying again from the checkpoint would meet it again
-        ray.train.report({"failed": str(error)})
+        return str(error)
     finally:
         if writer:
             writer.close()
+    return None
 
 
 def build_task(run: Run) -> tuple[TrainingTask, bool]:
@@ -284,6 +310,7 @@ def _export(run: Run, task: TrainingTask, folder: Path, step: int, metrics: dict
         "wall_s": round(wall_s, 1),
         "dataset": load_info(run.dataset).digest[:16],
         "shippable_only": run.shippable_only,
+        "captions": _captions_digest(run.captions),
         "settings": run.train.model_dump(mode="json"),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
     }
@@ -297,12 +324,19 @@ def _export(run: Run, task: TrainingTask, folder: Path, step: int, metrics: dict
     save_model(folder, info, parts)
 
 
-def _open_run(run: Run) -> ModelInfo | None:
-    """Check or write run.json. Returns the finished model if there is nothing left to do."""
-    wanted = run.describe()
+def _is_finished(info: ModelInfo, run: Run) -> bool:
+    """Whether a run's model is that of its last step."""
+    return all(part.training.get("step", 0) >= run.train.steps for part in info.parts.values())
+
+
+def _check_run(run: Run, wanted: dict[str, Any]) -> ModelInfo | None:
+    """Raise if the run folder belongs to something else. Returns the finished model if there is nothing left to do."""
     path = run.out / RUN_FILE
     if path.is_file():
-        known = json.loads(path.read_text())
+        try:
+            known = json.loads(path.read_text())
+        except ValueError as error:
+            raise ConfigError(f"{path} is damaged ({error}); choose another --out") from None
         # how long it runs and how often it saves may change; anything else would silently mix two experiments
         there, now = _flat(known), _flat(wanted)
         differing = [
@@ -312,16 +346,20 @@ def _open_run(run: Run) -> ModelInfo | None:
         ]
         if differing:
             raise ConfigError(f"{run.out} is a run with other settings: {'; '.join(differing)}; choose another --out")
-        if (run.out / MODEL_FOLDER).is_dir() and known["train"]["steps"] == run.train.steps:
-            return read_info(run.out / MODEL_FOLDER)
+        if (run.out / MODEL_FOLDER).is_dir():
+            info = read_info(run.out / MODEL_FOLDER)
+            trained = max(part.training["step"] for part in info.parts.values())
+            if trained > run.train.steps:
+                raise ConfigError(f"{run.out} has already trained {trained} steps, more than {run.train.steps}; ask for more")
+            return info if _is_finished(info, run) else None
     elif run.out.exists() and (not run.out.is_dir() or any(run.out.iterdir())):
         raise OutputError(f"{run.out} exists and is no training run; choose another --out, nothing there was touched")
-    try:
-        run.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=1))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     return None
+
+
+def _write_run(run: Run, wanted: dict[str, Any]) -> None:
+    with replacing(run.out / RUN_FILE) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=1))
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -332,10 +370,20 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _captions_digest(captions: Mapping[str, tuple[str, ...]]) -> str:
+    """16 hexadecimal digits that change with any wording; empty without wordings."""
+    if not captions:
+        return ""
+    return hashlib.sha256(json.dumps({name: list(captions[name]) for name in sorted(captions)}).encode()).hexdigest()[:16]
+
+
 def _last_step(out: Path) -> int:
     """The step of the newest whole checkpoint, 0 without one."""
-    steps = [json.loads(path.read_text())["step"] for path in (out / RAY_NAME).glob(f"step_*/{MANIFEST_FILE}")]
-    return max(steps, default=0)
+    steps = [0]
+    for path in (out / RAY_NAME).glob(f"step_*/{MANIFEST_FILE}"):
+        with suppress(ValueError, KeyError):  # torn by a kill while it was copied
+            steps.append(json.loads(path.read_text())["step"])
+    return max(steps)
 
 
 def _root_cause(error: BaseException) -> str:

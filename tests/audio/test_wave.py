@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley_ray.audio.wave import change_speed, fade_edges, fit, level, peak_dbfs, repeat_to, resample, to_mono
+from foley_ray.audio.wave import change_speed, fade_edges, fit, level, repeat_to, resample, to_mono
 
 WAVES = st.integers(1, 3000).map(lambda n: np.random.default_rng(n).uniform(-1, 1, n).astype(np.float32))
 
@@ -71,9 +71,3 @@ def test_faded_ends_are_silent_and_the_middle_is_untouched(samples: int, fade: i
         assert abs(faded[0]) < 1e-6
         assert abs(faded[-1]) < 1e-6
         assert np.array_equal(faded[fade : samples - fade], wave_T[fade : samples - fade])
-
-
-def test_levels_in_decibels() -> None:
-    assert peak_dbfs(np.array([0.5, -1.0])) == 0
-    assert peak_dbfs(np.array([0.1])) == pytest.approx(-20)
-    assert peak_dbfs(np.zeros(3)) == float("-inf")

@@ -68,10 +68,17 @@ def test_the_stream_yields_whole_epochs_of_the_train_split(dataset: Path) -> Non
     assert {row["wave"].shape for row in rows} == {(SPEC.clip_samples,)}
 
 
-def test_a_resumed_stream_starts_at_its_epoch(dataset: Path) -> None:
+@pytest.mark.parametrize("into", [0, 7])
+def test_a_resumed_stream_goes_on_at_its_row(dataset: Path, into: int) -> None:
     train = load_info(dataset).rows("train")
-    rows = training_stream(dataset, StreamSettings(), SPEC, rows=1, first_row=train).take_all()
-    assert {row["epoch"] for row in rows} == {1}
+    settings = StreamSettings(augment=True)
+    whole, rest = (
+        sorted((row["epoch"], row["sha256"], row["wave"].tobytes()) for row in training_stream(*request).take_all())
+        for request in ((dataset, settings, SPEC, 2 * train), (dataset, settings, SPEC, train - into, train + into))
+    )
+    assert len(rest) == train - into
+    assert {row[0] for row in rest} == {1}
+    assert set(rest) <= set(whole)
 
 
 def test_the_same_seed_gives_the_same_rows_and_samples(dataset: Path) -> None:
