@@ -128,7 +128,7 @@ def check_fit(info: ModelInfo, where: Path) -> None:
     tuning, unet = info.parts.get("tuning"), info.parts.get("unet")
     if tuning and unet and tuning.training != unet.training:
         raise ModelError(
-            f"parts of {where} do not fit each other: tuning and unet come from different trainings; the tuning layer belongs to "
+            f"parts of {where} do not fit each other: tuning and unet come from different trainings; the layer belongs to "
             "the fine-tuned unet it was trained with: name that run last"
         )
 
