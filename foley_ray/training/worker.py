@@ -25,6 +25,7 @@ from typing import Any
 import ray.train
 import torch
 from accelerate import Accelerator
+from ray.data import ExecutionOptions
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
@@ -172,13 +173,11 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
         first_row=first_step * rows_per_step,
     )
     _write_run(run, wanted)
-    options = DataConfig.default_ingest_options()
-    options.preserve_order = True
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config={"run": run, "first_step": first_step},
         datasets={"train": stream},
-        dataset_config=DataConfig(execution_options=options),
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
         scaling_config=ScalingConfig(
             num_workers=run.workers,
             use_gpu=run.use_gpu,
