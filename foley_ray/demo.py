@@ -17,7 +17,7 @@ from foley_ray.training.worker import MODEL_FOLDER, run_job
 INITS: dict[Task, tuple[Task, ...]] = {"diffusion": ("clap", "vae"), "finetune": ("clap", "vae", "diffusion")}
 
 
-def demo(out: Path, tell: Callable[[str], None], steps: int | None = None, workers: int = 1) -> tuple[Path, ModelInfo]:
+def demo(out: Path, tell: Callable[[str], None], steps: int | None = None, workers: int = 2) -> tuple[Path, ModelInfo]:
     """Train the tiny preset on generated recordings in `out`; returns the model folder. A second call does what is missing.
 
     `steps` replaces every task's own number of steps.
