@@ -37,9 +37,7 @@ def main() -> None:
     except FoleyError as error:
         error_console.print(f"[bold red]error:[/] {_plain(error)}")
         sys.exit(2)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         error_console.print("stopped; what was finished is kept, and the same command goes on from there")
         sys.exit(130)
     except Exception as error:

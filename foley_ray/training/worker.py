@@ -12,11 +12,12 @@ The same RUN continues where it stopped: Ray Train finds its last checkpoint by 
 import hashlib
 import json
 import os
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -193,7 +194,7 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
     )
     follower = _Follower(run.out / METRICS_FILE, on_progress)
     try:
-        with follower:
+        with follower, _own_sigint():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(f"training {run.task} failed after {run.max_failures} restarts: {_root_cause(error)}") from error
@@ -208,6 +209,19 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
             raise TrainingError(f"training {run.task} ended before its last step; the same command goes on from {run.out}")
         save_model(run.out / MODEL_FOLDER, info, {name: made / name for name in info.parts})
     return info
+
+
+@contextmanager
+def _own_sigint() -> Iterator[None]:
+    """Ctrl-C as everywhere else: Ray Train aborts the run in good order, but then leaves by sys.exit and keeps the signal."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _worker_resources(run: Run) -> dict[str, float]:
