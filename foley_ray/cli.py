@@ -25,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Foley from text: train it, run it, scale it.",
 )
+INTERRUPTED = 130
 out_console = Console(highlight=False, soft_wrap=True, markup=False)  # a path may hold [brackets]
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -33,13 +34,14 @@ def main() -> None:
     """Entry point of the `foley` program."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns at every start until this is decided
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == INTERRUPTED:  # typer hands Ctrl-C back as a status, not as an exception
+            raise KeyboardInterrupt
     except FoleyError as error:
         error_console.print(f"[bold red]error:[/] {_plain(error)}")
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         error_console.print("stopped; what was finished is kept, and the same command goes on from there")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             error_console.print(f"[bold red]error:[/] {error.format_message()} (see --help)")

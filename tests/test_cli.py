@@ -104,3 +104,13 @@ def test_help_and_version_load_nothing_heavy() -> None:
     assert foley("--version").stdout.startswith("foley_ray 0.")
     code = "import sys, foley_ray.cli as c; sys.argv = ['foley', 'train', '--help']; c.main(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.rstrip().endswith("False")
+
+
+def test_ctrl_c_says_that_it_stopped(capsys, monkeypatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("foley_ray.cli.make_job", interrupted)
+    status, _, err = foley_here(capsys, monkeypatch, "ingest", "a", "--out", "b")
+    assert status == 130
+    assert err.startswith("stopped; what was finished is kept")
