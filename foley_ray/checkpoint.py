@@ -21,12 +21,14 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foley_ray import __version__
-from foley_ray.config import ModelConfig, describe
+from foley_ray.config import ModelConfig, Preset, describe
 from foley_ray.errors import ModelError, OutputError
 
 Part = Literal["clap", "tuning", "unet", "vae", "vocoder"]
 PARTS: tuple[Part, ...] = get_args(Part)
 INFO_FILE = "foley.json"
+RUN_FILE, MODEL_FOLDER = "run.json", "model"
+"""In the folder of a training run: what it is, and the model that it has made when it is finished."""
 FORMAT = 1
 MAX_FILE_BYTES = 14_000_000
 """Networks are cut into files of this size, which fits the limits of code hosts and package indexes."""
@@ -131,6 +133,35 @@ def check_fit(info: ModelInfo, where: Path) -> None:
             f"parts of {where} do not fit each other: tuning and unet come from different trainings; the layer belongs to "
             "the fine-tuned unet it was trained with: name that run last"
         )
+
+
+def model_folder(path: Path) -> Path:
+    """A model folder, or that of a training run."""
+    return path / MODEL_FOLDER if (path / RUN_FILE).is_file() else path
+
+
+def find_parts(
+    folders: Sequence[Path], preset: Preset, needed: Sequence[Part], useful: Sequence[Part] = (), why: str = "this"
+) -> dict[Part, tuple[Path, ModelInfo]]:
+    """Which of the folders gives each part, and what that folder says of itself; of two with the same part the later one.
+
+    Raises ModelError if one of `needed` is in none of them, or a part was made with other settings than `preset` has.
+    """
+    offered: dict[Part, tuple[Path, ModelInfo]] = {}
+    for folder in folders:
+        info = read_info(folder)
+        offered |= {name: (folder, info) for name in info.parts if name in (*needed, *useful)}
+    for name in needed:
+        if name not in offered:
+            raise ModelError(f"{why} needs a trained {name}: `foley train {name}` first, then give its run with --init")
+    for name, (folder, info) in offered.items():
+        for section in ("audio", name):
+            if section != "tuning" and getattr(info.model, section) != getattr(preset.model, section):
+                raise ModelError(
+                    f"{name} of {folder} was made with other settings ({section} of preset {info.preset}) than preset "
+                    f"{preset.name} has; use the preset that it was made with"
+                )
+    return offered
 
 
 def load_part(folder: Path, name: Part) -> Any:

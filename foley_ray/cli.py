@@ -17,7 +17,7 @@ from rich.console import Console
 from foley_ray import __version__
 from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.errors import ConfigError, FoleyError, PromptError
-from foley_ray.jobfile import IngestJob, TrainJob, assignment, make_job
+from foley_ray.jobfile import CacheJob, IngestJob, TrainJob, assignment, make_job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,7 +107,7 @@ def ingest(
 @app.command()
 def train(
     task: Annotated[str, typer.Argument(help=" | ".join(TASKS))],
-    data: Annotated[Path, typer.Option(help="dataset that `foley ingest` wrote")],
+    data: Annotated[Path, typer.Option(help="dataset of `foley ingest`; for diffusion and finetune also a `foley cache`")],
     out: Annotated[Path, typer.Option(help="run folder; the same folder continues")],
     preset_name: Annotated[str, typer.Option("--preset", help=" | ".join(PRESETS))] = "default",
     init: Annotated[
@@ -146,10 +146,52 @@ def train(
         },
     )
     job.resolved()  # a typo should not cost the seconds that torch and Ray take to load
-    from foley_ray.training.worker import progress_line, run_job
+    from foley_ray.training.progress import progress_line
+    from foley_ray.training.worker import run_job
 
     info = run_job(job, lambda metrics: out_console.print(f"{task}  {progress_line(metrics)}"))
     out_console.print(f"{out / 'model'}: {', '.join(info.parts)}")
+
+
+@app.command()
+def cache(
+    data: Annotated[Path, typer.Option(help="dataset that `foley ingest` wrote")],
+    out: Annotated[Path, typer.Option(help="cache folder to write; give it to `foley train` as --data")],
+    init: Annotated[list[Path], typer.Option(help="run or model folder that gives vae or clap; repeatable")],
+    preset_name: Annotated[str, typer.Option("--preset", help=" | ".join(PRESETS))] = "default",
+    variants: Annotated[int, typer.Option(help="crops of each recording")] = 1,
+    augment: Annotated[bool, typer.Option(help="vary gain, speed and mixture of each crop")] = False,
+    seed: Annotated[int, typer.Option(help="draws the crops")] = 0,
+    split: Annotated[str, typer.Option(help="train | eval")] = "train",
+    shippable_only: Annotated[bool, typer.Option(help="use only rows whose licence lets the model be given away")] = False,
+    workers: Annotated[int, typer.Option(help="encoders at most")] = 1,
+    gpu: Annotated[bool, typer.Option(help="one GPU per encoder")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace a finished cache at --out")] = False,
+) -> None:
+    """Compute latents and CLAP embeddings once, so that diffusion and finetune need not do it at every step."""
+    job = make_job(
+        CacheJob,
+        {
+            "preset": preset_name,
+            "data": data,
+            "out": out,
+            "init": tuple(init),
+            "variants": variants,
+            "augment": augment,
+            "seed": seed,
+            "split": split,
+            "shippable_only": shippable_only,
+            "workers": workers,
+            "gpu": gpu,
+            "overwrite": overwrite,
+        },
+    )
+    preset(job.preset)
+    from foley_ray.data.cache import run_job
+
+    with error_console.status("starting") as status:
+        info = run_job(job, lambda done, total: status.update(f"{done}/{total} crops"))
+    out_console.print(f"{out}: {info.rows} crops of {info.rows // info.variants} recordings, computed once")
 
 
 @app.command()
@@ -161,9 +203,8 @@ def assemble(
     half: Annotated[bool, typer.Option(help="store 16-bit weights: half the size")] = False,
 ) -> None:
     """Put trained parts together into one model folder."""
-    from foley_ray.checkpoint import PARTS
+    from foley_ray.checkpoint import PARTS, model_folder
     from foley_ray.checkpoint import assemble as put_together
-    from foley_ray.training.worker import model_folder
 
     info = put_together([model_folder(source) for source in sources], out, half)
     missing = [name for name in PARTS if name not in info.parts and name != "tuning"]

@@ -130,6 +130,7 @@ class TrainConfig(Settings):
 
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(8, ge=1)
+    accumulate: int = Field(1, ge=1, description="batches per worker whose gradients make one step")
     lr: float = Field(3e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
@@ -141,6 +142,7 @@ class TrainConfig(Settings):
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)
+    log_rows: bool = Field(False, description="write which rows each worker drew for each step, to RUN/rows")
     precision: Literal["fp32", "bf16"] = "fp32"
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")
@@ -220,7 +222,7 @@ def default() -> Preset:
     return Preset(
         name="default",
         model=ModelConfig(
-            clap=ClapConfig(cnn_channels=(32, 64, 128, 256), text_width=96, text_heads=4, text_layers=3),
+            clap=ClapConfig(hop_samples=512, cnn_channels=(32, 64, 128, 256), text_width=96, text_heads=4, text_layers=3),
             unet=UNetConfig(channels=(32, 64, 96, 160)),
             vae=VaeConfig(channels=(32, 64, 128), layers_per_block=1, norm_groups=16, mid_attention=False),
             vocoder=VocoderConfig(kind="istft", channels=256, layers=8),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -52,9 +52,16 @@ class TrainJob(Settings):
     tuning: TuningConfig | None = Field(None, description="finetune: another form of the tuning layer")
     shippable_only: bool = False
     captions: Path | None = Field(None, description="YAML of class: [wordings], drawn instead of the rows' captions")
-    workers: int = Field(2, ge=1)
+    workers: int | tuple[int, int] = Field(2, description="how many; or [at least, at most], and the run follows the cluster")
     gpu: bool = False
     max_failures: int = Field(2, ge=0, description="how often dead workers are replaced before the run gives up")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        least, most = (self.workers, self.workers) if isinstance(self.workers, int) else self.workers
+        if not 1 <= least <= most:
+            raise ValueError(f"workers {self.workers} must be at least 1, or [at least, at most]")
+        return self
 
     def resolved(self) -> tuple[Preset, TrainConfig]:
         """The preset with this job's changes. Raises ConfigError naming what does not exist."""
@@ -62,6 +69,23 @@ class TrainJob(Settings):
         if self.tuning is not None:
             chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"tuning": self.tuning})})
         return chosen, override(chosen.training[self.task], self.settings)
+
+
+class CacheJob(Settings):
+    """jobs/cache.py: dataset -> latents and embeddings, to train diffusion and finetune on."""
+
+    preset: str = "default"
+    data: Path
+    out: Path
+    init: tuple[Path, ...] = Field((), description="run or model folders that give vae and clap")
+    variants: int = Field(1, ge=1, description="crops of each recording")
+    augment: bool = Field(False, description="vary each crop as training on the fly does; else only its place varies")
+    seed: int = 0
+    split: Literal["train", "eval"] = "train"
+    shippable_only: bool = False
+    workers: int = Field(1, ge=1, description="encoders at most; Ray Data starts as many as have work")
+    gpu: bool = Field(False, description="one GPU per encoder")
+    overwrite: bool = False
 
 
 class GenerateJob(Settings):

@@ -7,7 +7,8 @@ from foley_ray.jobfile import TrainJob, job_main
 
 
 def main(job: TrainJob) -> None:
-    from foley_ray.training.worker import progress_line, run_job
+    from foley_ray.training.progress import progress_line
+    from foley_ray.training.worker import run_job
 
     info = run_job(job, lambda metrics: print(job.task, progress_line(metrics), flush=True))
     print(f"{job.out / 'model'}: {', '.join(info.parts)}")

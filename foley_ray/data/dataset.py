@@ -1,16 +1,22 @@
-"""dataset (Parquet) -> batches: the endless, ordered stream of training crops that Ray Data feeds to the workers.
+"""dataset (Parquet) -> batches: the endless, ordered sequence of training rows that Ray Data feeds to each worker.
 
 What is drawn when is decided by pure functions of (seed, epoch): `epoch_order` permutes the rows of a window, `row_rng` gives
-each drawn row its own randomness. Ray Data runs one task per window of row groups (a small set is a single window, so an epoch
-is one perfect shuffle; a large one is read in permuted windows and never held whole) and streams decoded crops onwards.
+each drawn row its own randomness, `TrainingStream.pieces` lays windows end to end. A worker's share of a step follows from its
+rank and the number of workers, so a resumed run asks for exactly the rows that the unbroken one would have seen.
+
+A window is a run of row groups (a small set is a single window, so an epoch is one perfect shuffle; a large one is read in
+permuted windows and never held whole). With fewer windows than workers, workers share a window and take turns at its batches;
+with more, each worker reads windows of its own, and nothing is read twice.
 """
 
 import io
 import time
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +35,14 @@ from foley_ray.errors import DatasetError
 from foley_ray.spec import AudioSpec
 
 WINDOW_ROWS = 4096
-BLOCK_ROWS = 32
-"""Rows a reading task hands over at a time: 32 crops of 4 s as 16-bit are 5.6 MB."""
+BLOCK_BYTES = 4 * 2**20
+"""What a reading task hands over at a time: some twenty crops of 4 s as 16-bit, so that the first step need not wait long."""
+READERS = 2
+"""Reading tasks per worker: one at work, one opening the next window."""
+READER_CPUS = 0.1
+"""What each reserves. Decoding is light beside training, and a task that waits for its worker must not hold a core."""
+
+Columns = dict[str, np.ndarray]
 
 
 class StreamSettings(Settings):
@@ -43,6 +55,11 @@ class StreamSettings(Settings):
     augment: bool = False
     captions: Mapping[str, tuple[str, ...]] = Field({}, description="class -> wordings that may replace its rows' captions")
     caption_share: float = Field(0.8, ge=0, le=1, description="share of rows of such a class that get one of the wordings")
+
+    def wording(self, class_name: str, rng: np.random.Generator) -> str | None:
+        """One of the class's wordings in place of a row's caption; None to keep the caption."""
+        wordings = self.captions.get(class_name, ())
+        return str(rng.choice(wordings)) if wordings and rng.random() < self.caption_share else None
 
 
 def row_rng(seed: int, epoch: int, draw: int, sha256: str) -> np.random.Generator:
@@ -68,13 +85,178 @@ def epoch_order(class_ids: np.ndarray, seed: int, epoch: int, window: int, balan
     return rng.permutation(drawn)
 
 
-def training_stream(
-    dataset: Path, settings: StreamSettings, spec: AudioSpec, rows: int, first_row: int = 0
-) -> ray.data.Dataset:
-    """At least `rows` training rows, lazily: columns wave (int16, T), caption, class_id, sha256, epoch.
+class Window(ABC):
+    """Some row groups of a dataset, opened: its selected rows, and what one of them becomes in a batch."""
 
-    `first_row` starts the stream at that row, for a resumed run. Raises DatasetError if the dataset is
-    missing, empty in this split, or was ingested at another sample rate.
+    columns: tuple[str, ...]
+    """What it reads of the files, beside class, split, shippable and sha256."""
+
+    def __init__(self, table: pa.Table, index: int, settings: StreamSettings, classes: Mapping[str, int]):
+        self.index, self.settings = index, settings
+        self.names: list[str] = table["class"].to_pylist()
+        self.ids: list[str] = table["sha256"].to_pylist()
+        self.shippable: list[bool] = table["shippable"].to_pylist()
+        self.class_ids = np.array([classes.get(name, -1) for name in self.names])  # -1: a source without classes
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def rows(self, epoch: int, start: int, stop: int) -> list[dict[str, Any]]:
+        """The draws start to stop - 1 of an epoch."""
+        if self._order[0] != epoch:
+            settings = self.settings
+            self._order = (epoch, epoch_order(self.class_ids, settings.seed, epoch, self.index, settings.balance))
+        drawn = []
+        for draw in range(start, stop):
+            row = int(self._order[1][draw])
+            rng = row_rng(self.settings.seed, epoch, draw, self.ids[row])
+            known = {"class_id": self.class_ids[row], "sha256": self.ids[row], "shippable": self.shippable[row], "epoch": epoch}
+            drawn.append(self.row(row, rng) | known)
+        return drawn
+
+    @abstractmethod
+    def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
+        """What this kind of window adds to one drawn row."""
+
+
+class AudioWindow(Window):
+    """Recordings, decoded and cropped on the fly: columns wave (int16, T) and caption."""
+
+    columns = ("audio", "caption")
+
+    def __init__(self, table: pa.Table, index: int, settings: StreamSettings, classes: Mapping[str, int], *, spec: AudioSpec):
+        super().__init__(table, index, settings, classes)
+        self.spec = spec
+        self.audio, self.captions = table["audio"], table["caption"].to_pylist()
+        # what may be mixed with what: rows of one class, or without classes of one caption
+        kinds = [name or f"caption {text}" for name, text in zip(self.names, self.captions, strict=True)]
+        self.kinds = np.unique(kinds, return_inverse=True)[1]
+
+    def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
+        """One crop, and the caption or one of its class's wordings."""
+        mates = np.flatnonzero(self.kinds == self.kinds[row])
+        wave_T = training_crop(
+            self._decode(row),
+            self.spec.clip_samples,
+            self.spec.sample_rate_hz,
+            rng,
+            self.settings.augment,
+            another=lambda: self._decode(int(rng.choice(mates))),
+        )
+        wording = self.settings.wording(self.names[row], rng)
+        return {"wave": (wave_T * 32767).astype(np.int16), "caption": wording or self.captions[row]}
+
+    def _decode(self, row: int) -> np.ndarray:
+        try:
+            wave, _ = sf.read(io.BytesIO(self.audio[row].as_py()), dtype="float32")
+        except sf.LibsndfileError as error:
+            raise DatasetError(f"row {self.ids[row][:12]} of the dataset is damaged ({error}); ingest again") from None
+        return np.asarray(wave)
+
+
+class Piece(NamedTuple):
+    """A window as one epoch of a lane runs through it."""
+
+    epoch: int
+    window: int
+    start: int
+    """The lane's row at which the window begins."""
+    size: int
+
+
+class TrainingStream:
+    """The endless sequence of training rows of a dataset, and each worker's share of it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: StreamSettings,
+        classes: tuple[str, ...],
+        kind: type[Window],
+        **window_options: Any,
+    ):
+        """Raises DatasetError if the folder is damaged or has no rows of the wanted kind."""
+        self.settings = settings
+        self.classes = classes
+        self._open: Callable[..., Window] = partial(
+            kind, settings=settings, classes={name: index for index, name in enumerate(classes)}, **window_options
+        )
+        self._columns = (*kind.columns, "class", "split", "shippable", "sha256")
+        try:
+            groups = _windows(folder)
+            sizes = [_selected(_read(window, ("split", "shippable")), settings).num_rows for window in groups]
+        except (pa.ArrowException, OSError) as error:
+            raise DatasetError(f"dataset {folder} is damaged ({error}); make it again") from None
+        if not groups:
+            raise DatasetError(f"dataset {folder} has no Parquet files in {DATA_FOLDER}/; make it again")
+        self._groups = [group for group, size in zip(groups, sizes, strict=True) if size]
+        self.sizes = [size for size in sizes if size]
+        self.rows_per_epoch = sum(sizes)
+
+    def pieces(self, lane: int, lanes: int, from_row: int = 0) -> Iterator[Piece]:
+        """The windows of one of several lanes, for ever, from the one that holds `from_row` on.
+
+        Each epoch deals its permuted windows to the lanes in turn.
+        """
+        # one lane goes through everything in each epoch, so the first epochs of a small set need not be walked through
+        first_epoch = from_row // self.rows_per_epoch if lanes == 1 else 0
+        start = first_epoch * self.rows_per_epoch
+        for epoch in count(first_epoch):
+            for window in np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.sizes))[lane::lanes]:
+                piece = Piece(epoch, int(window), start, self.sizes[window])
+                start += piece.size
+                if start > from_row:
+                    yield piece
+
+    def batches(self, rank: int, world: int, batch_rows: int, steps: range) -> Iterator[Columns]:
+        """One worker's batches of some steps, in order: a function of its arguments and the settings alone.
+
+        Beside the window's columns each has row, the number of the row in its lane.
+        """
+        lanes = min(world, len(self.sizes))
+        lane, place = rank % lanes, rank // lanes
+        sharers = len(range(lane, world, lanes))  # workers of the same lane take turns at its batches
+        pieces = self.pieces(lane, lanes, (steps.start * sharers + place) * batch_rows)
+        piece = next(pieces)
+        window = self._window(piece.window)
+        for step in steps:
+            first = row = (step * sharers + place) * batch_rows
+            rows: list[dict[str, Any]] = []
+            while len(rows) < batch_rows:
+                while row >= piece.start + piece.size:
+                    before, piece = piece, next(pieces)
+                    window = window if piece.window == before.window else self._window(piece.window)
+                taken = min(batch_rows - len(rows), piece.start + piece.size - row)
+                rows += window.rows(piece.epoch, row - piece.start, row - piece.start + taken)
+                row += taken
+            columns = {name: np.stack([np.asarray(item[name]) for item in rows]) for name in rows[0]}
+            yield columns | {"row": np.arange(first, row)}
+
+    def share(self, rank: int, world: int, batch_rows: int, steps: range, readers: int = READERS) -> ray.data.Dataset:
+        """`batches` as a Ray Data stream, read by that many tasks: rows in order, `batch_rows` a step."""
+        per_task = max(1, WINDOW_ROWS // (batch_rows * -(-world // min(world, len(self.sizes)))))
+        tasks = [
+            {"first": first, "last": min(first + per_task, steps.stop)} for first in range(steps.start, steps.stop, per_task)
+        ]
+
+        def read(batch: Columns) -> Iterator[Columns]:
+            for first, last in zip(batch["first"], batch["last"], strict=True):
+                yield from self.batches(rank, world, batch_rows, range(int(first), int(last)))
+
+        stream = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+            read, batch_size=1, num_cpus=READER_CPUS, compute=TaskPoolStrategy(size=min(readers, len(tasks)))
+        )
+        stream.context.execution_options.preserve_order = True
+        stream.context.target_max_block_size = BLOCK_BYTES
+        stream.context.custom_execution_callback_classes = [_Breather]
+        return stream
+
+    def _window(self, index: int) -> Window:
+        return self._open(_selected(_read(self._groups[index], self._columns), self.settings), index)
+
+
+def training_stream(dataset: Path, settings: StreamSettings, spec: AudioSpec) -> TrainingStream:
+    """Training crops of a dataset: columns wave (int16, T), caption, class_id, sha256, epoch.
+
+    Raises DatasetError if the dataset is missing, empty in this split, or was ingested at another sample rate.
     """
     info = load_info(dataset)
     if info.sample_rate_hz != spec.sample_rate_hz:
@@ -82,39 +264,12 @@ def training_stream(
             f"dataset {dataset} is at {info.sample_rate_hz} Hz but the model works at {spec.sample_rate_hz} Hz; "
             "ingest the source again with the model's preset"
         )
-    classes = {name: index for index, name in enumerate(info.classes)}
-    try:
-        windows = _windows(dataset)
-    except (pa.ArrowException, OSError) as error:
-        raise DatasetError(f"dataset {dataset} is damaged ({error}); ingest again") from None
-    if not windows[0]:
-        raise DatasetError(f"dataset {dataset} has no Parquet files in {DATA_FOLDER}/; ingest again")
-    sizes = [_selected(_read(window, ("class", "split", "shippable")), settings).num_rows for window in windows]
-    if sum(sizes) == 0:
+    stream = TrainingStream(dataset, settings, info.classes, AudioWindow, spec=spec)
+    if stream.rows_per_epoch == 0:
         what = f"split {settings.split!r}" + (" and shippable" if settings.shippable_only else "")
         raise DatasetError(
             f"dataset {dataset} has no rows with {what}; it has {info.rows('train')} train and {info.rows('eval')} eval rows"
         )
-    items, position = [], 0
-    epoch = 0
-    while position < first_row + rows:
-        for index in np.random.default_rng([settings.seed, epoch]).permutation(len(windows)):
-            if position + sizes[index] > first_row and sizes[index]:
-                items.append({"epoch": epoch, "window": int(index), "skip": max(first_row - position, 0)})
-            position += sizes[index]
-        epoch += 1
-
-    def read_window(batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        for epoch, window, skip in zip(batch["epoch"], batch["window"], batch["skip"], strict=True):
-            yield from _crops(windows[window], int(epoch), int(window), settings, spec, classes, int(skip))
-
-    stream = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        read_window,
-        batch_size=1,
-        num_cpus=0.5,  # decoding is light beside training; a whole core each would starve the workers of a small machine
-        compute=TaskPoolStrategy(size=min(2, len(items))),
-    )
-    stream.context.custom_execution_callback_classes = [_Breather]
     return stream
 
 
@@ -130,14 +285,19 @@ class _Breather(ExecutionCallback):  # type: ignore[misc]
         time.sleep(0.02)
 
 
-def collate(batch: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A batch of the stream as the training tasks take it: wave (B, T) float32 tensor, captions and ids as lists."""
-    return {
-        "wave": torch.from_numpy(np.stack(list(batch["wave"])).astype(np.float32) / 32767.0),
-        "caption": [str(text) for text in batch["caption"]],
+def collate(batch: Columns) -> dict[str, Any]:
+    """A batch of a stream as the training tasks take it: wave (B, T), latent and embeddings as float32, words as lists."""
+    found: dict[str, Any] = {
         "class_id": torch.tensor(np.array(batch["class_id"], dtype=np.int64)),
+        "caption": [str(text) for text in batch["caption"]],
         "sha256": [str(row) for row in batch["sha256"]],
     }
+    if "wave" in batch:
+        found["wave"] = torch.from_numpy(np.stack(list(batch["wave"])).astype(np.float32) / 32767.0)
+    for name in ("latent", "audio_embedding"):
+        if name in batch:
+            found[name] = torch.from_numpy(np.stack(list(batch[name])).astype(np.float32))
+    return found
 
 
 def _windows(dataset: Path) -> list[list[tuple[str, int]]]:
@@ -164,56 +324,3 @@ def _selected(table: pa.Table, settings: StreamSettings) -> pa.Table:
     if settings.shippable_only:
         keep &= np.asarray(table["shippable"])
     return table.filter(pa.array(keep))
-
-
-def _crops(
-    window_groups: list[tuple[str, int]],
-    epoch: int,
-    window: int,
-    settings: StreamSettings,
-    spec: AudioSpec,
-    classes: Mapping[str, int],
-    skip: int,
-) -> Iterator[dict[str, Any]]:
-    """One epoch of one window from its `skip`-th draw on, as blocks of crops."""
-    columns = ("audio", "caption", "class", "split", "shippable", "sha256")
-    table = _selected(_read(window_groups, columns), settings)
-    names, captions = table["class"].to_pylist(), table["caption"].to_pylist()
-    class_ids = np.array([classes.get(name, -1) for name in names])  # -1: a source without classes
-    order = epoch_order(class_ids, settings.seed, epoch, window, settings.balance)
-    # what may be mixed with what: rows of one class, or without classes of one caption
-    kinds = np.unique([name or f"caption {text}" for name, text in zip(names, captions, strict=True)], return_inverse=True)[1]
-    audio, ids = table["audio"], table["sha256"].to_pylist()
-
-    def decode(row: int) -> np.ndarray:
-        wave, _ = sf.read(io.BytesIO(audio[row].as_py()), dtype="float32")
-        return np.asarray(wave)
-
-    def another(rng: np.random.Generator, mates: np.ndarray) -> np.ndarray:
-        return decode(int(rng.choice(mates)))
-
-    for start in range(skip, len(order), BLOCK_ROWS):
-        rows = order[start : start + BLOCK_ROWS]
-        waves, chosen = [], []
-        for draw, row in enumerate(rows, start=start):
-            rng = row_rng(settings.seed, epoch, draw, ids[row])
-            mates = np.flatnonzero(kinds == kinds[row])
-            wave_T = training_crop(
-                decode(row),
-                spec.clip_samples,
-                spec.sample_rate_hz,
-                rng,
-                settings.augment,
-                another=partial(another, rng, mates),
-            )
-            waves.append((wave_T * 32767).astype(np.int16))
-            wordings = settings.captions.get(names[row], ())
-            reworded = wordings and rng.random() < settings.caption_share
-            chosen.append(str(rng.choice(wordings)) if reworded else captions[row])
-        yield {
-            "wave": np.stack(waves),
-            "caption": np.array(chosen),
-            "class_id": class_ids[rows],
-            "sha256": np.array([ids[row] for row in rows]),
-            "epoch": np.full(len(rows), epoch),
-        }

@@ -8,16 +8,13 @@ recordings, so the dataset is the same however many tasks ran side by side.
 On a cluster SOURCE and OUT must be on storage that all nodes see under the same path.
 """
 
-import fcntl
 import hashlib
 import io
 import logging
 import os
 import re
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +43,7 @@ from foley_ray.data.manifest import (
     split_of,
 )
 from foley_ray.data.sources import Recording, read_source
+from foley_ray.data.staging import staging
 from foley_ray.errors import OutputError, SourceError
 from foley_ray.jobfile import IngestJob
 
@@ -101,7 +99,9 @@ def ingest(
     settings = settings or IngestSettings()
     source, out = Path(source).resolve(), Path(out).absolute()
     layout, recordings = read_source(source)
-    with _staging(out, overwrite=overwrite) as folder:
+    with staging(out, index=INFO_FILE, what="dataset", overwrite=overwrite) as folder:
+        (folder / DATA_FOLDER).mkdir()
+        _report(out).unlink(missing_ok=True)
         ensure_ray()
         quiet_progress()
         rows = [_row(index, recording, settings) for index, recording in enumerate(recordings)]
@@ -462,63 +462,8 @@ def _info(rows: list[Row], quarantine: pa.Table, sample_rate_hz: int, source: st
     )
 
 
-# --------------------------------------------------------------------------------------------------------- output folder
-
-
 def _report(out: Path) -> Path:
     return out.with_name(f"{out.name}.quarantine.csv")
-
-
-@contextmanager
-def _staging(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """An empty folder beside `out` that takes its place when the block ends well and vanishes when it does not.
-
-    Raises OutputError when `out` is taken, cannot be written, or is being written by another ingest.
-    """
-    folder, old = out.with_name(f".{out.name}.ingesting"), out.with_name(f".{out.name}.replaced")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if old.is_dir() and not out.exists():  # killed between the two renames below
-            old.rename(out)
-        _check_free(out, overwrite=overwrite)
-        folder.mkdir(exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process dies, however it dies
-    except OSError:
-        os.close(lock)
-        raise OutputError(f"another ingest is writing {out}: wait for it, or choose another folder") from None
-    try:
-        for leftover in folder.iterdir():
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        (folder / DATA_FOLDER).mkdir()
-        _report(out).unlink(missing_ok=True)
-        yield folder
-        shutil.rmtree(old, ignore_errors=True)
-        if out.exists():
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)  # on any way out but success, Ctrl-C included; then it is `out`
-        os.close(lock)
-
-
-def _check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise OutputError unless `out` is absent, empty, or a finished dataset that may be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise OutputError(f"{out} is a file: choose a folder")
-    if (out / INFO_FILE).is_file():
-        if not overwrite:
-            raise OutputError(f"{out} is a finished dataset already: choose another folder, or --overwrite it")
-    elif any(out.iterdir()):
-        raise OutputError(f"{out} has other things in it: choose an empty or new folder")
 
 
 def _chunks(rows: list[Row], size: int) -> Iterator[list[Row]]:

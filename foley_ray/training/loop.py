@@ -5,11 +5,12 @@ A task (tasks.py) brings phases: modules that turn a batch into losses. Each pha
 the unbroken one would have drawn.
 """
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class Trainer:
         self.ema = EMAModel(averaged.parameters(), decay=config.ema_decay, foreach=True)
         self.ema.to(accelerator.device)
         self.step = 0
+        self.rows = 0  # drawn so far, over all workers
         self.bare = phases
         self.phases: dict[str, nn.Module] = {}
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
@@ -107,6 +109,12 @@ class Trainer:
             optimiser = torch.optim.AdamW(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
             self.phases[name], self.optimisers[name] = accelerator.prepare(phase, optimiser)
 
+    @property
+    def rows_per_step(self) -> int:
+        """Over all workers."""
+        workers: int = self.accelerator.num_processes
+        return self.config.batch_size * self.config.accumulate * workers
+
     def train(self, batches: Iterable[Batch], hooks: Hooks | None = None) -> dict[str, float]:
         """Run from the current step to the last. Returns the last metrics.
 
@@ -114,8 +122,7 @@ class Trainer:
         end too early.
         """
         hooks = hooks or Hooks()
-        config, accelerator = self.config, self.accelerator
-        rows_per_step = config.batch_size * accelerator.num_processes
+        config = self.config
         iterator = iter(batches)
         meter = Meter()
         metrics: dict[str, float] = {}
@@ -125,9 +132,10 @@ class Trainer:
             meter.waited_s += time.monotonic() - asked
             meter.add(self._train_step(batch))
             self.step += 1
+            self.rows += self.rows_per_step
             last = self.step == config.steps
             if self.step % config.log_every == 0 or last:
-                metrics = meter.read(rows_per_step, config.steps - self.step)
+                metrics = meter.read(self.rows_per_step, config.steps - self.step)
                 metrics["lr"] = config.lr * lr_scale(self.step - 1, config)
                 hooks.log(self.step, metrics)
             if self.step % config.checkpoint_every == 0 or last:
@@ -139,32 +147,41 @@ class Trainer:
             batch = next(iterator)
         except StopIteration:
             raise TrainingError(f"the data ended at step {self.step} of {self.config.steps}; give more rows") from None
+        return self.on_device(batch)
+
+    def on_device(self, batch: Batch) -> Batch:
+        """The same batch with its tensors where the model is."""
         device = self.accelerator.device
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
-        """Each phase in turn: losses, backward, clip, step; then the moving average."""
-        rank = self.accelerator.process_index
-        torch.manual_seed(hash((self.config.seed, self.step, rank)) % 2**63)
+        """Each phase in turn: losses and backward of every micro-batch, clip, step; then the moving average."""
+        config, rank = self.config, self.accelerator.process_index
+        torch.manual_seed(hash((config.seed, self.step, rank)) % 2**63)
         values: dict[str, float] = {}
-        carry: dict[str, Tensor] = {}
+        parts = list(micro_batches(batch, config.accumulate))
+        carries: list[dict[str, Tensor]] = [{} for _ in parts]
         for name, phase in self.phases.items():
             if self.step < self.bare[name].starts_at:
                 continue
             optimiser = self.optimisers[name]
             for group in optimiser.param_groups:
-                group["lr"] = self.config.lr * lr_scale(self.step, self.config)
-            with self.accelerator.autocast():
-                losses: Losses = phase(batch, self.step, carry)
-            self._stop_unless_finite(name, losses, batch)
-            self.accelerator.backward(losses["total"])
-            norm = self.accelerator.clip_grad_norm_(phase.parameters(), self.config.clip_grad_norm)
+                group["lr"] = config.lr * lr_scale(self.step, config)
+            prefix = f"{name}/" if len(self.phases) > 1 else ""
+            for index, (part, carry) in enumerate(zip(parts, carries, strict=True)):
+                last = index == len(parts) - 1
+                with nullcontext() if last else self.accelerator.no_sync(phase):  # gradients meet once, at the last
+                    with self.accelerator.autocast():
+                        losses: Losses = phase(part, self.step, carry)
+                    self._stop_unless_finite(name, losses, part)
+                    self.accelerator.backward(losses["total"] / len(parts))
+                for key, value in losses.items():
+                    values[f"{prefix}{key}"] = values.get(f"{prefix}{key}", 0.0) + float(value.detach()) / len(parts)
+            norm = self.accelerator.clip_grad_norm_(phase.parameters(), config.clip_grad_norm)
             if not math.isfinite(float(norm)):  # the same on every rank: gradients are averaged by now
                 raise self._not_finite(name, "gradient", losses, batch)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            prefix = f"{name}/" if len(self.phases) > 1 else ""
-            values |= {f"{prefix}{key}": float(value.detach()) for key, value in losses.items()}
             values[f"{prefix}grad_norm"] = float(norm)
         self.ema.step(self.averaged.parameters())
         return values
@@ -195,7 +212,10 @@ class Trainer:
             self.ema.restore(self.averaged.parameters())
 
     def save(self, folder: Path) -> None:
-        """Everything a resumed run needs, as state.pt; manifest.json, written last, says it is whole."""
+        """Everything a resumed run needs, as state.pt; manifest.json, written last, has size and digest of all that is there.
+
+        Random states need no place in it: those of a step are drawn anew from (seed, step, rank).
+        """
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
@@ -204,18 +224,16 @@ class Trainer:
             "ema": self.ema.state_dict(),
         }
         torch.save(state, folder / STATE_FILE)
-        size = (folder / STATE_FILE).stat().st_size
-        (folder / MANIFEST_FILE).write_text(json.dumps({"step": self.step, "files": {STATE_FILE: size}}))
+        files = {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _file_digest(path)}
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        (folder / MANIFEST_FILE).write_text(json.dumps({"step": self.step, "rows": self.rows, "files": files}, indent=1))
 
     def load(self, folder: Path) -> None:
         """Go on where `save` was called. Raises TrainingError if the folder is torn or of another model."""
-        manifest = folder / MANIFEST_FILE
-        if not manifest.is_file():
-            raise TrainingError(f"checkpoint {folder} is incomplete (no {MANIFEST_FILE}); remove it to start over")
-        for name, size in json.loads(manifest.read_text())["files"].items():
-            seen = (folder / name).stat().st_size if (folder / name).is_file() else 0
-            if seen != size:
-                raise TrainingError(f"checkpoint file {folder / name} has {seen} bytes, not {size}; remove {folder}")
+        manifest = check_whole(folder)
         state = torch.load(folder / STATE_FILE, map_location=self.accelerator.device, weights_only=True)
         try:
             for name, phase in self.bare.items():
@@ -226,3 +244,38 @@ class Trainer:
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.accelerator.device)
         self.step = state["step"]
+        self.rows = manifest["rows"]
+
+
+def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
+    """A batch cut into equal runs of rows. Raises ValueError if its rows do not divide."""
+    rows = len(next(iter(batch.values())))
+    if rows % parts:
+        raise ValueError(f"{rows} rows cannot be cut into {parts} equal parts")
+    size = rows // parts
+    for start in range(0, rows, size):
+        yield {name: value[start : start + size] for name, value in batch.items()}
+
+
+def check_whole(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint whose files have the sizes and digests it names; raises TrainingError if they do not."""
+    manifest = folder / MANIFEST_FILE
+    if not manifest.is_file():
+        raise TrainingError(f"checkpoint {folder} is incomplete (no {MANIFEST_FILE}); remove it to start over")
+    try:
+        content: dict[str, Any] = json.loads(manifest.read_text())
+        for name, known in content["files"].items():
+            path = folder / name
+            seen = path.stat().st_size if path.is_file() else 0
+            if seen != known["bytes"]:
+                raise TrainingError(f"checkpoint file {path} has {seen} bytes, not {known['bytes']}; remove {folder}")
+            if _file_digest(path) != known["sha256"]:
+                raise TrainingError(f"checkpoint file {path} is damaged (its digest is another); remove {folder}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"checkpoint {folder} is damaged ({error}); remove it") from None
+    return content
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

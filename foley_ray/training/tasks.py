@@ -6,8 +6,9 @@
     diffusion  latent of a sound   -> noise (or velocity) loss, conditioned on the sound's own CLAP embedding
     finetune   latent of a sound   -> the same, conditioned on its caption's CLAP embedding through the tuning layer
 
-A batch is `data.dataset.collate`'s: wave (B, T) at the model's rate, caption, class_id. Frozen parts are held outside
-`nn.Module`'s sight, so that neither optimiser nor DDP nor checkpoints see them.
+A batch is `data.dataset.collate`'s: wave (B, T) at the model's rate, caption, class_id; or from a cache (data/cache.py) latent
+and audio_embedding in place of the wave. Frozen parts are held outside `nn.Module`'s sight, so that neither optimiser nor DDP
+nor checkpoints see them.
 """
 
 import zlib
@@ -32,6 +33,9 @@ from foley_ray.training import losses
 from foley_ray.training.loop import Batch, Losses, Phase
 
 Parts = Mapping[Part, Any]
+
+MOST_CAPTIONS = 65_536
+"""Text embeddings kept at hand: 128 MB of them."""
 
 
 class TrainingTask:
@@ -261,7 +265,6 @@ class DiffusionPhase(Phase):
         super().__init__()
         self.denoiser = task.denoiser
         self.tuning = task.tuning
-        self.log_mel = LogMel(task.config.audio)
         self._hidden = _Hidden(task=task)
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
@@ -269,7 +272,7 @@ class DiffusionPhase(Phase):
         task: DiffusionTask = self._hidden.task
         prediction_kind, train, schedule = task.config.diffusion.prediction, task.train, task.schedule
         with torch.no_grad():
-            latent = task.latent(self.log_mel(batch["wave"]))
+            latent = task.latent(batch)
             condition_BD = task.embed(batch)
         if self.tuning is not None:
             condition_BD = self.tuning(condition_BD)
@@ -302,6 +305,7 @@ class DiffusionTask(TrainingTask):
         self.denoiser = Denoiser(given.get("unet") or build_unet(config)).train()
         self.tuning = self._tuning(given)
         self.schedule = Schedule.from_config(config.diffusion)
+        self.log_mel = LogMel(config.audio)
         self._null: Tensor | None = None
         self.phases = {"model": DiffusionPhase(self)}
 
@@ -313,13 +317,24 @@ class DiffusionTask(TrainingTask):
         found: dict[Part, nn.Module] = {"unet": self.denoiser.unet}
         return found if self.tuning is None else {**found, "tuning": self.tuning}
 
-    def latent(self, mel_BFM: Tensor) -> Tensor:
-        """Log-mel -> a sample of its latent (B, C, W, H), scaled to unit spread."""
-        latent: Tensor = encode(self.frozen["vae"], mel_BFM).sample()
+    def to(self, device: torch.device) -> None:
+        """Move everything, frozen parts included."""
+        super().to(device)
+        self.log_mel.to(device)
+
+    def latent(self, batch: Batch) -> Tensor:
+        """A sample of each row's latent (B, C, W, H), scaled to unit spread: the cached one, or encoded now."""
+        if "latent" in batch:
+            cached: Tensor = batch["latent"]
+            return cached * self.latent_scale
+        latent: Tensor = encode(self.frozen["vae"], self.log_mel(batch["wave"])).sample()
         return latent * self.latent_scale
 
     def embed(self, batch: Batch) -> Tensor:
         """(B, D) the CLAP embedding that conditions each row."""
+        if "audio_embedding" in batch:
+            cached: Tensor = batch["audio_embedding"]
+            return cached
         embedding_BD: Tensor = self.frozen["clap"].audio_embed(batch["wave"], self.config.audio.sample_rate_hz)
         return embedding_BD
 
@@ -335,7 +350,7 @@ class DiffusionTask(TrainingTask):
         if self.latent_scale != 1.0:
             return  # a warm start knows the scale that its weights were trained at
         with torch.no_grad():
-            spread = self.latent(self.phases["model"].log_mel(batch["wave"])).std().reshape(1)  # type: ignore[operator]
+            spread = self.latent(batch).std().reshape(1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(spread)
             spread /= torch.distributed.get_world_size()
@@ -349,6 +364,10 @@ class FinetuneTask(DiffusionTask):
     makes: ClassVar[tuple[Part, ...]] = ("unet", "tuning")
     needs = ("clap", "vae")
 
+    def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
+        super().__init__(config, train, given)
+        self._embedded: dict[str, Tensor] = {}
+
     def _tuning(self, given: Parts) -> Tuning | None:
         tuning = given.get("tuning")
         if tuning is None or tuning.config != self.config.tuning:
@@ -361,9 +380,13 @@ class FinetuneTask(DiffusionTask):
         return tuning.train() if self.config.tuning.kind != "none" else None
 
     def embed(self, batch: Batch) -> Tensor:
-        """(B, D) the caption's text embedding."""
-        embedding_BD: Tensor = self.frozen["clap"].text_embed(batch["caption"], cut=True)
-        return embedding_BD
+        """(B, D) the caption's text embedding. Captions repeat, so each is embedded once, and alone: the same in any batch."""
+        if len(self._embedded) > MOST_CAPTIONS:
+            self._embedded.clear()
+        for caption in batch["caption"]:
+            if caption not in self._embedded:
+                self._embedded[caption] = self.frozen["clap"].text_embed([caption], cut=True)[0]
+        return torch.stack([self._embedded[caption] for caption in batch["caption"]])
 
 
 TASK_CLASSES: dict[Task, type[TrainingTask]] = {

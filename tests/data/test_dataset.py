@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley_ray.config import tiny
-from foley_ray.data.dataset import StreamSettings, collate, epoch_order, row_rng, training_stream
+from foley_ray.data import dataset as stream_module
+from foley_ray.data import ingest as ingest_module
+from foley_ray.data.dataset import StreamSettings, TrainingStream, collate, epoch_order, row_rng, training_stream
 from foley_ray.data.ingest import ingest
 from foley_ray.data.manifest import load_info
 from foley_ray.data.procedural import write_recordings
@@ -21,7 +23,9 @@ SPEC = tiny().model.audio
 def dataset(ray_local, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_recordings(folder / "recordings", count_per_class=5)
-    ingest(folder / "recordings", folder / "dataset", sample_rate_hz=SPEC.sample_rate_hz)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest_module, "FILE_ROWS", 4)  # several files, so that there can be several windows
+        ingest(folder / "recordings", folder / "dataset", sample_rate_hz=SPEC.sample_rate_hz)
     return folder / "dataset"
 
 
@@ -59,48 +63,80 @@ def test_a_rows_randomness_depends_on_everything_that_names_the_draw() -> None:
     assert float(row_rng(*keys[0]).random()) == values[0]
 
 
+def rows_of(
+    stream: TrainingStream, rank: int = 0, world: int = 1, steps: range = range(10), batch_rows: int = 4
+) -> list[tuple]:
+    """(epoch, id, samples) of each row, in order."""
+    return [
+        (int(epoch), str(sha256), wave.tobytes())
+        for batch in stream.batches(rank, world, batch_rows, steps)
+        for epoch, sha256, wave in zip(batch["epoch"], batch["sha256"], batch["wave"], strict=True)
+    ]
+
+
 def test_the_stream_yields_whole_epochs_of_the_train_split(dataset: Path) -> None:
     train = load_info(dataset).rows("train")
-    rows = training_stream(dataset, StreamSettings(), SPEC, rows=train + 1).take_all()
-    assert len(rows) == 2 * train
-    assert Counter(row["epoch"] for row in rows) == {0: train, 1: train}
-    assert len({row["sha256"] for row in rows}) == train
-    assert {row["wave"].shape for row in rows} == {(SPEC.clip_samples,)}
+    stream = training_stream(dataset, StreamSettings(), SPEC)
+    rows = list(stream.batches(0, 1, 1, range(2 * train)))
+    assert [int(batch["epoch"][0]) for batch in rows] == [0] * train + [1] * train
+    assert [int(batch["row"][0]) for batch in rows] == list(range(2 * train))
+    for epoch in (0, 1):
+        assert len({str(batch["sha256"][0]) for batch in rows if batch["epoch"][0] == epoch}) == train
+    assert {batch["wave"].shape for batch in rows} == {(1, SPEC.clip_samples)}
 
 
-@pytest.mark.parametrize("into", [0, 7])
-def test_a_resumed_stream_goes_on_at_its_row(dataset: Path, into: int) -> None:
-    train = load_info(dataset).rows("train")
-    settings = StreamSettings(augment=True)
-    whole, rest = (
-        sorted((row["epoch"], row["sha256"], row["wave"].tobytes()) for row in training_stream(*request).take_all())
-        for request in ((dataset, settings, SPEC, 2 * train), (dataset, settings, SPEC, train - into, train + into))
-    )
-    assert len(rest) == train - into
-    assert {row[0] for row in rest} == {1}
-    assert set(rest) <= set(whole)
+@pytest.mark.parametrize("window_rows", [1, 1000])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_workers_share_every_epoch_and_read_nothing_twice(dataset: Path, monkeypatch, window_rows: int, world: int) -> None:
+    """With windows enough each worker reads its own; with a single one they take turns at its batches."""
+    monkeypatch.setattr(stream_module, "WINDOW_ROWS", window_rows)
+    stream = training_stream(dataset, StreamSettings(), SPEC)
+    assert (len(stream.sizes) > 5) == (window_rows == 1)
+    steps = 3 * stream.rows_per_epoch // world
+    drawn = [row[:2] for rank in range(world) for row in rows_of(stream, rank, world, range(steps), batch_rows=1)]
+    for epoch in range(2):  # the third may be under way
+        rows = [sha256 for its, sha256 in drawn if its == epoch]
+        assert len(rows) == len(set(rows)), "a row was read twice in one epoch"
+        assert len(rows) >= stream.rows_per_epoch - world * max(stream.sizes) * (epoch == 1)
 
 
-def test_the_same_seed_gives_the_same_rows_and_samples(dataset: Path) -> None:
-    settings = StreamSettings(seed=3, augment=True, balance=0.5)
-    first, again = (
-        {(row["epoch"], row["sha256"], row["wave"].tobytes()) for row in training_stream(dataset, settings, SPEC, 1).take_all()}
-        for _ in range(2)
+@given(st.integers(0, 40), st.integers(1, 3), st.integers(1, 5))
+@settings(max_examples=15, deadline=None)
+def test_a_resumed_stream_is_the_tail_of_the_unbroken_one(dataset: Path, stop: int, world: int, batch_rows: int) -> None:
+    stream = training_stream(dataset, StreamSettings(augment=True, balance=0.5), SPEC)
+    for rank in range(world):
+        tail = rows_of(stream, rank, world, range(stop, stop + 3), batch_rows)
+        assert tail == rows_of(stream, rank, world, range(max(stop - 5, 0), stop + 3), batch_rows)[-3 * batch_rows :]
+
+
+def test_ray_data_hands_over_exactly_these_rows_in_order(dataset: Path) -> None:
+    stream = training_stream(dataset, StreamSettings(augment=True), SPEC)
+    rows = stream.share(1, 2, 3, range(2, 9)).take_all()
+    assert [(row["epoch"], row["sha256"], row["wave"].tobytes()) for row in rows] == rows_of(stream, 1, 2, range(2, 9), 3)
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_seed_others(dataset: Path) -> None:
+    first, again, other = (
+        rows_of(training_stream(dataset, StreamSettings(seed=seed, augment=True), SPEC)) for seed in (3, 3, 4)
     )
     assert first == again
+    assert first != other
 
 
 def test_wordings_replace_captions_of_their_class_alone(dataset: Path) -> None:
     settings = StreamSettings(captions={"rain": ("pouring", "a downpour")}, caption_share=1.0)
-    classes = load_info(dataset).classes
-    for row in training_stream(dataset, settings, SPEC, 1).take_all():
-        reworded = row["caption"] in ("pouring", "a downpour")
-        assert reworded == (classes[row["class_id"]] == "rain")
+    stream = training_stream(dataset, settings, SPEC)
+    seen = set()
+    for batch in stream.batches(0, 1, 1, range(stream.rows_per_epoch)):
+        reworded = str(batch["caption"][0]) in ("pouring", "a downpour")
+        rain = stream.classes[int(batch["class_id"][0])] == "rain"
+        assert reworded == rain
+        seen.add(rain)
+    assert seen == {True, False}
 
 
 def test_collate_gives_float_waves_and_plain_lists(dataset: Path) -> None:
-    block = training_stream(dataset, StreamSettings(), SPEC, 1).take_batch(4, batch_format="numpy")
-    batch = collate(block)
+    batch = collate(next(training_stream(dataset, StreamSettings(), SPEC).batches(0, 1, 4, range(1))))
     assert batch["wave"].shape == (4, SPEC.clip_samples)
     assert 0.4 < float(batch["wave"].abs().amax(dim=1).min()) <= 1.0
     assert all(isinstance(text, str) for text in batch["caption"])
@@ -108,8 +144,8 @@ def test_collate_gives_float_waves_and_plain_lists(dataset: Path) -> None:
 
 def test_datasets_that_do_not_fit_say_why(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is at 22050 Hz but the model works at 16000 Hz"):
-        training_stream(dataset, StreamSettings(), AudioSpec(sample_rate_hz=16_000), 1)
+        training_stream(dataset, StreamSettings(), AudioSpec(sample_rate_hz=16_000))
     with pytest.raises(DatasetError, match="no rows with split 'other'"):
-        training_stream(dataset, StreamSettings(split="other"), SPEC, 1)
+        training_stream(dataset, StreamSettings(split="other"), SPEC)
     with pytest.raises(DatasetError, match="no dataset at"):
-        training_stream(tmp_path / "nothing", StreamSettings(), SPEC, 1)
+        training_stream(tmp_path / "nothing", StreamSettings(), SPEC)

@@ -435,7 +435,7 @@ def test_leftovers_of_killed_runs_are_cleared(ray_local, tmp_path):
     source, out = small_source(tmp_path / "s", count=2), tmp_path / "out"
     info = ingest(source, out, sample_rate_hz=RATE_HZ)
     out.rename(tmp_path / ".out.replaced")  # killed between the two renames of an overwriting run
-    stale = tmp_path / ".out.ingesting" / "data" / "part-000000999.parquet"
+    stale = tmp_path / ".out.partial" / "data" / "part-000000999.parquet"
     stale.parent.mkdir(parents=True)
     stale.touch()
     with pytest.raises(OutputError, match="finished dataset already"):
@@ -447,11 +447,11 @@ def test_leftovers_of_killed_runs_are_cleared(ray_local, tmp_path):
 
 
 def test_two_ingests_do_not_share_a_folder(tmp_path):
-    source, folder = small_source(tmp_path / "s", count=1), tmp_path / ".out.ingesting"
+    source, folder = small_source(tmp_path / "s", count=1), tmp_path / ".out.partial"
     folder.mkdir()
     other = os.open(folder, os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(OutputError, match="another ingest is writing"):
+    with pytest.raises(OutputError, match="another run is writing dataset"):
         ingest(source, tmp_path / "out", sample_rate_hz=RATE_HZ)
     os.close(other)
 

@@ -1,0 +1,206 @@
+"""One training run and its folder: what was asked for, whether it may go on, where it stands, what it has told so far.
+
+    RUN/
+      run.json         what is being trained, from what, with which settings; a second run must agree with it
+      metrics.jsonl    one line per log step; tensorboard/ holds the same for TensorBoard
+      rows/            with log_rows, which rows each worker drew for each step
+      ray/             checkpoints: step_0000500_of_2_<time>/{state.pt, model/, manifest.json}
+      model/           the finished part as a model folder, when the last step is done
+
+Has never heard of Ray; worker.py runs it there.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foley_ray.audio.files import replacing
+from foley_ray.checkpoint import MODEL_FOLDER, RUN_FILE, ModelInfo, Part, find_parts, model_folder, read_info
+from foley_ray.config import ModelConfig, Preset, Task, TrainConfig
+from foley_ray.data.cache import CacheInfo, is_cache
+from foley_ray.data.captions import read_captions
+from foley_ray.data.dataset import StreamSettings
+from foley_ray.data.manifest import load_info
+from foley_ray.errors import ConfigError, OutputError, TrainingError
+from foley_ray.jobfile import TrainJob
+from foley_ray.training.loop import MANIFEST_FILE, check_whole
+from foley_ray.training.tasks import TASK_CLASSES, segment_length
+
+CHECKPOINTS = "ray"
+METRICS_FILE = "metrics.jsonl"
+CHANGEABLE = frozenset({"train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.log_rows"})
+"""Settings in which a continued run may differ from its beginning."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, as asked for. Everything a worker needs; it travels to them as it is."""
+
+    task: Task
+    preset: Preset
+    train: TrainConfig
+    dataset: Path
+    """A dataset that `foley ingest` wrote, or for diffusion and finetune a cache that `foley cache` made of one."""
+    out: Path
+    init: tuple[Path, ...] = ()
+    """Model or run folders that give frozen parts and the warm start; of two with the same part the later one's is taken."""
+    shippable_only: bool = False
+    captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    workers: int | tuple[int, int] = 2
+    """How many, or at least and at most how many: then the run starts with, and grows and shrinks to, what the cluster has."""
+    use_gpu: bool = False
+    max_failures: int = 2
+
+    @classmethod
+    def of(cls, job: TrainJob) -> "Run":
+        """The run that a job file asks for. Workers have another working directory, so its paths are absolute."""
+        preset, settings = job.resolved()
+        run = cls(
+            task=job.task,
+            preset=preset,
+            train=settings,
+            dataset=job.data.resolve(),
+            out=job.out.resolve(),
+            init=tuple(path.resolve() for path in job.init),
+            shippable_only=job.shippable_only,
+            captions=read_captions(job.captions) if job.captions else {},
+            workers=job.workers,
+            use_gpu=job.gpu,
+            max_failures=job.max_failures,
+        )
+        segment_length(run.model, run.train)  # raises for one that does not fit the crop
+        return run
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model's settings."""
+        return self.preset.model
+
+    @property
+    def most_workers(self) -> int:
+        """The largest number of workers that the run may have."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    def stream_settings(self) -> StreamSettings:
+        """How the training data are drawn."""
+        return StreamSettings(
+            seed=self.train.seed,
+            balance=self.train.balance,
+            augment=self.train.augment,
+            shippable_only=self.shippable_only,
+            captions=self.captions,
+        )
+
+    def given(self) -> dict[Part, tuple[Path, ModelInfo]]:
+        """The parts that `init` offers to this task, and where each lies. Raises ModelError for what is missing or unfit."""
+        task = TASK_CLASSES[self.task]
+        return find_parts(
+            [model_folder(path) for path in self.init],
+            self.preset,
+            needed=task.needs,
+            useful=task.makes,
+            why=f"task {self.task}",
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json records, and what a second run with the same folder must agree with."""
+        return {
+            "task": self.task,
+            "preset": self.preset.name,
+            "model": self.model.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json"),
+            "dataset": self.data_digest(),
+            "init": {str(name): owner.parts[name].digest for name, (_, owner) in self.given().items()},
+            "shippable_only": self.shippable_only,
+            "captions": captions_digest(self.captions),
+        }
+
+    def data_digest(self) -> str:
+        """What the data are. Raises DatasetError if there are none."""
+        return CacheInfo.load(self.dataset).digest if is_cache(self.dataset) else load_info(self.dataset).digest
+
+
+def is_finished(info: ModelInfo, run: Run) -> bool:
+    """Whether a run's model is that of its last step."""
+    return all(part.training.get("step", 0) >= run.train.steps for part in info.parts.values())
+
+
+def check_run(run: Run, wanted: dict[str, Any]) -> ModelInfo | None:
+    """Raise if the run folder belongs to something else. Returns the finished model if there is nothing left to do."""
+    path = run.out / RUN_FILE
+    if not path.is_file():
+        if run.out.exists() and (not run.out.is_dir() or any(run.out.iterdir())):
+            raise OutputError(f"{run.out} exists and is no training run; choose another --out, nothing there was touched")
+        return None
+    try:
+        known = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); choose another --out") from None
+    # how long it runs and how often it saves may change; anything else would silently mix two experiments
+    there, now = _flat(known), _flat(wanted)
+    differing = [
+        f"{key} was {there.get(key)}, now {now.get(key)}"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key) and key not in CHANGEABLE
+    ]
+    if differing:
+        raise ConfigError(f"{run.out} is a run with other settings: {'; '.join(differing)}; choose another --out")
+    if (run.out / MODEL_FOLDER).is_dir():
+        info = read_info(run.out / MODEL_FOLDER)
+        _refuse_fewer_steps(run, max(part.training["step"] for part in info.parts.values()))
+        return info if is_finished(info, run) else None
+    newest = newest_checkpoint(run.out)
+    if newest:
+        _refuse_fewer_steps(run, checkpoint_step(newest))
+    return None
+
+
+def write_run(run: Run, wanted: dict[str, Any]) -> None:
+    """run.json. Raises OutputError if the place cannot be written."""
+    with replacing(run.out / RUN_FILE) as temporary:
+        temporary.write_text(json.dumps(wanted, indent=1))
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """The checkpoint with the most steps that is whole, to the digest; a torn one is passed over for the one before it."""
+    found = []
+    for folder in (out / CHECKPOINTS).glob("step_*"):
+        with suppress(TrainingError):
+            found.append((checkpoint_step(folder), folder.name, folder))
+    for _, _, folder in sorted(found, reverse=True):
+        with suppress(TrainingError):
+            check_whole(folder)
+            return folder
+    return None
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step at which a checkpoint was made. Raises TrainingError if it does not say."""
+    try:
+        return int(json.loads((folder / MANIFEST_FILE).read_text())["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"checkpoint {folder} is incomplete ({error}); remove it") from None
+
+
+def captions_digest(captions: Mapping[str, tuple[str, ...]]) -> str:
+    """16 hexadecimal digits that change with any wording; empty without wordings."""
+    if not captions:
+        return ""
+    return hashlib.sha256(json.dumps({name: list(captions[name]) for name in sorted(captions)}).encode()).hexdigest()[:16]
+
+
+def _refuse_fewer_steps(run: Run, trained: int) -> None:
+    if trained > run.train.steps:
+        raise ConfigError(f"{run.out} has already trained {trained} steps, more than {run.train.steps}; ask for more")
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
