@@ -144,6 +144,8 @@ class TrainConfig(Settings):
     log_every: int = Field(10, ge=1)
     log_rows: bool = Field(False, description="write which rows each worker drew for each step, to RUN/rows")
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = Field(False, description="vae, diffusion, finetune: compute activations twice, hold few")
+    samples_every: int = Field(0, ge=0, description="steps between samples in TensorBoard; 0 is never")
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")
     # vae and vocoder
@@ -157,6 +159,8 @@ class TrainConfig(Settings):
     # diffusion and finetune
     condition_dropout: float = Field(0.1, ge=0, le=1)
     snr_gamma: float | None = Field(None, description="min-SNR loss weighting (arXiv 2303.09556); off when absent")
+    lora_rank: int | None = Field(None, ge=1, description="adapt a given unet by LoRA of this rank (arXiv 2106.09685)")
+    lora_alpha: float = Field(16.0, gt=0)
 
 
 class ClipSettings(Settings):

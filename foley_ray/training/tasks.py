@@ -11,11 +11,14 @@ and audio_embedding in place of the wave. Frozen parts are held outside `nn.Modu
 nor checkpoints see them.
 """
 
+import copy
 import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
 from torch import Tensor, nn
 
 from foley_ray.audio.mel import LogMel, resolutions
@@ -53,10 +56,18 @@ class TrainingTask:
         self.latent_scale = 1.0
         self.frozen: dict[Part, Any] = {name: given[name].eval().requires_grad_(False) for name in self.needs}
         self.phases: dict[str, Phase] = {}
+        if train.gradient_checkpointing and self.name in ("clap", "vocoder"):
+            raise ConfigError(f"task {self.name} has no gradient_checkpointing; vae, diffusion and finetune have")
+        if train.lora_rank is not None and self.name not in ("diffusion", "finetune"):
+            raise ConfigError(f"task {self.name} has no lora_rank; diffusion and finetune have")
 
     def parts(self) -> dict[Part, nn.Module]:
         """The modules that go into the model folder."""
         raise NotImplementedError
+
+    def finished(self) -> dict[Part, nn.Module]:
+        """The same as they are saved: without what only training needs."""
+        return self.parts()
 
     def to(self, device: torch.device) -> None:
         """Move everything, frozen parts included."""
@@ -175,6 +186,8 @@ class VaeTask(TrainingTask):
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
         self.vae = given.get("vae") or build_vae(config)
+        if train.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
         critic = PatchDiscriminator()
         self.phases = {
             "generator": VaePhase(self.vae.train(), critic, LogMel(config.audio), train, segment_length(config, train)),
@@ -302,7 +315,14 @@ class DiffusionTask(TrainingTask):
 
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
-        self.denoiser = Denoiser(given.get("unet") or build_unet(config)).train()
+        unet = given.get("unet") or build_unet(config)
+        if train.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if train.lora_rank is not None:
+            if "unet" not in given:
+                raise ConfigError("lora_rank adapts a trained unet, and none is given; give its run with --init")
+            adapt(unet, train.lora_rank, train.lora_alpha)
+        self.denoiser = Denoiser(unet).train()
         self.tuning = self._tuning(given)
         self.schedule = Schedule.from_config(config.diffusion)
         self.log_mel = LogMel(config.audio)
@@ -316,6 +336,15 @@ class DiffusionTask(TrainingTask):
         """The UNet, and the tuning layer where there is one."""
         found: dict[Part, nn.Module] = {"unet": self.denoiser.unet}
         return found if self.tuning is None else {**found, "tuning": self.tuning}
+
+    def finished(self) -> dict[Part, nn.Module]:
+        """With LoRA, the UNet with its adapters merged into its weights: a model like any other."""
+        if self.train.lora_rank is None:
+            return self.parts()
+        merged = copy.deepcopy(self.denoiser.unet)
+        merged.fuse_lora()
+        merged.unload_lora()
+        return {**self.parts(), "unet": merged}
 
     def to(self, device: torch.device) -> None:
         """Move everything, frozen parts included."""
@@ -392,6 +421,13 @@ class FinetuneTask(DiffusionTask):
 TASK_CLASSES: dict[Task, type[TrainingTask]] = {
     task.name: task for task in (ClapTask, VaeTask, VocoderTask, DiffusionTask, FinetuneTask)
 }
+
+
+def adapt(unet: UNet2DConditionModel, rank: int, alpha: float) -> None:
+    """Freeze a UNet and put trainable low-rank adapters beside its attention's projections (arXiv 2106.09685)."""
+    unet.requires_grad_(False)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=targets))
 
 
 def segment_length(config: ModelConfig, train: TrainConfig) -> int:

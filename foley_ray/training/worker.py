@@ -230,7 +230,7 @@ def _export(run: Run, task: TrainingTask, folder: Path, trainer: Trainer, metric
         "settings": run.train.model_dump(mode="json"),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
     }
-    parts = task.parts()
+    parts = task.finished()
     info = ModelInfo(
         preset=run.preset.name,
         model=task.config,

@@ -128,3 +128,65 @@ def test_segments_are_whole_latent_frames_and_loud() -> None:
     torch.manual_seed(0)
     loud = loud_segment(wave, 4096).abs().mean(dim=1)
     assert float((loud > 0).float().mean()) > 0.75
+
+
+@pytest.mark.parametrize("name", ["vae", "diffusion", "finetune"])
+def test_gradient_checkpointing_changes_memory_and_no_gradient(name, tiny_model: Path) -> None:
+    found = []
+    for wanted in (False, True):
+        torch.manual_seed(0)
+        task = build(name, tiny_model, gradient_checkpointing=wanted)
+        phase = next(iter(task.phases.values()))
+        assert any(getattr(module, "gradient_checkpointing", False) for module in phase.modules()) == wanted
+        torch.manual_seed(1)
+        phase(batch(task.config), 0, {})["total"].backward()
+        found.append([weight.grad for part in task.parts().values() for weight in part.parameters()])
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_what_a_task_does_not_have_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="task vocoder has no gradient_checkpointing"):
+        build("vocoder", tiny_model, gradient_checkpointing=True)
+    with pytest.raises(ConfigError, match="task clap has no lora_rank"):
+        build("clap", tiny_model, lora_rank=4)
+    with pytest.raises(ConfigError, match="lora_rank adapts a trained unet, and none is given"):
+        build("finetune", tiny_model, lora_rank=4)
+
+
+def test_lora_trains_its_adapters_alone_and_is_merged_when_saved(tiny_model: Path) -> None:
+    torch.manual_seed(0)
+    given = {part: load_part(tiny_model, part) for part in ("clap", "vae", "unet", "tuning")}
+    train = tiny().training["finetune"].model_copy(update={"steps": 3, "batch_size": 4, "warmup_steps": 0, "lora_rank": 2})
+    task = TASK_CLASSES["finetune"](tiny().model, train, given)
+    before = {name: weight.clone() for name, weight in task.denoiser.unet.state_dict().items()}
+    trainer = Trainer(task.phases, torch.nn.ModuleDict(task.parts()), train, Accelerator(cpu=True))
+    trainer.train(batch(task.config) for _ in range(3))
+    changed = {name for name, weight in task.denoiser.unet.state_dict().items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    merged = task.finished()["unet"].eval()
+    assert not any("lora" in name for name in merged.state_dict())
+    assert merged.state_dict().keys() == load_part(tiny_model, "unet").state_dict().keys()
+    x, when, condition = torch.randn(2, 8, 24, 24), torch.tensor([3, 700]), torch.randn(2, 32)
+    with torch.no_grad():
+        live, alone, original = (
+            unet.eval()(x, when, encoder_hidden_states=None, class_labels=condition).sample
+            for unet in (task.denoiser.unet, merged, load_part(tiny_model, "unet"))
+        )
+    torch.testing.assert_close(alone, live, rtol=1e-4, atol=1e-5)
+    assert float((alone - original).abs().max()) > 1e-5
+    assert "lora" in " ".join(task.denoiser.unet.state_dict()), "saving must not take the adapters away from the run"
+
+
+def test_cached_rows_train_like_decoded_ones(tiny_model: Path) -> None:
+    """Latent and embedding from the batch give the very loss that computing them gives."""
+    task = build("diffusion", tiny_model)
+    whole = batch(task.config)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        cached = {"latent": task.latent(whole), "audio_embedding": task.embed(whole), "caption": whole["caption"]}
+        torch.manual_seed(1)
+        plain = task.phases["model"]({**whole, "latent": cached["latent"]}, 0, {})["total"]
+        torch.manual_seed(1)
+        assert torch.equal(task.phases["model"](cached, 0, {})["total"], plain)
