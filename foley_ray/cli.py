@@ -118,13 +118,14 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="optimiser steps")] = None,
     batch_size: Annotated[int | None, typer.Option(help="rows per worker and step")] = None,
-    workers: Annotated[int, typer.Option(help="Ray Train workers")] = 2,
+    workers: Annotated[str, typer.Option(help="Ray Train workers; 1-4 follows what the cluster has")] = "2",
     gpu: Annotated[bool, typer.Option(help="one GPU per worker")] = False,
     shippable_only: Annotated[bool, typer.Option(help="use only rows whose licence lets the model be given away")] = False,
     captions: Annotated[
         Path | None, typer.Option(help="YAML of class: [wordings], drawn instead of the rows' captions")
     ] = None,
     tuning: Annotated[str | None, typer.Option(help="finetune: linear | per_class | none")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything, say what it would cost, and stop")] = False,
 ) -> None:
     """Train one part with Ray Train; stopped or killed, the same command goes on from the last checkpoint."""
     changes = dict(assignment(item) for item in setting or [])
@@ -141,11 +142,18 @@ def train(
             "tuning": {"kind": tuning} if tuning else None,
             "shippable_only": shippable_only,
             "captions": captions,
-            "workers": workers,
+            "workers": _workers(workers),
             "gpu": gpu,
         },
     )
     job.resolved()  # a typo should not cost the seconds that torch and Ray take to load
+    if dry_run:
+        from foley_ray.training.run import Run
+        from foley_ray.training.setup import describe as describe_run
+
+        for line in describe_run(Run.of(job)):
+            out_console.print(line)
+        return
     from foley_ray.training.progress import progress_line
     from foley_ray.training.worker import run_job
 
@@ -285,6 +293,13 @@ def demo(
     with error_console.status("starting") as status:
         model, _ = run_demo(out, status.update)
     generate(prompt, model=model, out=out / "sounds", count=2, duration=1.0, seed=7)
+
+
+def _workers(text: str) -> int | tuple[int, int]:
+    least, dash, most = text.partition("-")
+    if not (least.isdecimal() and (most.isdecimal() or not dash)):
+        raise ConfigError(f"--workers {text} must be a number, or least-most as in 1-4")
+    return (int(least), int(most)) if dash else int(least)
 
 
 def _device(name: str) -> str:

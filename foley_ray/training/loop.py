@@ -52,6 +52,8 @@ class Hooks:
     log: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
     checkpoint: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
     """Called on every rank at every checkpoint step; it may call `Trainer.save`."""
+    sample: Callable[[int, Batch], None] = lambda step, batch: None
+    """Called on every rank every `samples_every` steps, with the batch just learned from."""
 
 
 @dataclass
@@ -138,6 +140,8 @@ class Trainer:
                 metrics = meter.read(self.rows_per_step, config.steps - self.step)
                 metrics["lr"] = config.lr * lr_scale(self.step - 1, config)
                 hooks.log(self.step, metrics)
+            if config.samples_every and (self.step % config.samples_every == 0 or last):
+                hooks.sample(self.step, batch)
             if self.step % config.checkpoint_every == 0 or last:
                 hooks.checkpoint(self.step, metrics)
         return metrics

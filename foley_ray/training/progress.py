@@ -8,6 +8,7 @@ from pathlib import Path
 from foley_ray.audio.files import replacing
 from foley_ray.training.loop import Batch
 from foley_ray.training.run import METRICS_FILE
+from foley_ray.training.samples import Sample
 
 
 def progress_line(metrics: Mapping[str, float]) -> str:
@@ -57,6 +58,13 @@ class MetricsWriter:
             file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in metrics.items()}}) + "\n")
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
+
+    def show(self, step: int, samples: Sequence[Sample], sample_rate_hz: int) -> None:
+        """Pictures and sounds for TensorBoard."""
+        for sample in samples:
+            self.board.add_image(sample.name, sample.colours, step, dataformats="HWC")
+            if sample.wave_T is not None:
+                self.board.add_audio(f"{sample.name}/sound", sample.wave_T[None], step, sample_rate=sample_rate_hz)
 
     def close(self) -> None:
         """Flush TensorBoard."""

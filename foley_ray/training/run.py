@@ -32,7 +32,16 @@ from foley_ray.training.tasks import TASK_CLASSES, segment_length
 
 CHECKPOINTS = "ray"
 METRICS_FILE = "metrics.jsonl"
-CHANGEABLE = frozenset({"train.steps", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every", "train.log_rows"})
+CHANGEABLE = frozenset(
+    {
+        "train.steps",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.log_every",
+        "train.log_rows",
+        "train.samples_every",
+    }
+)
 """Settings in which a continued run may differ from its beginning."""
 
 
@@ -93,6 +102,7 @@ class Run:
             augment=self.train.augment,
             shippable_only=self.shippable_only,
             captions=self.captions,
+            word_dropout=self.train.word_dropout,
         )
 
     def given(self) -> dict[Part, tuple[Path, ModelInfo]]:

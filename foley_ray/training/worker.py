@@ -5,11 +5,12 @@ changes, looks for the newest whole checkpoint itself and asks the stream for th
 """
 
 import os
+import re
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -23,11 +24,11 @@ from ray.data import Dataset
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
+from ray.util.metrics import Gauge
 
-from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, load_part, read_info, save_model
-from foley_ray.data.cache import cached_stream, is_cache
+from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
 from foley_ray.data.cluster import ensure_ray, quiet_progress
-from foley_ray.data.dataset import READER_CPUS, READERS, TrainingStream, collate, training_stream
+from foley_ray.data.dataset import READER_CPUS, READERS, collate
 from foley_ray.errors import ConfigError, NonFiniteLoss, TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.training.loop import Hooks, Trainer
@@ -42,7 +43,9 @@ from foley_ray.training.run import (
     newest_checkpoint,
     write_run,
 )
-from foley_ray.training.tasks import TASK_CLASSES, TrainingTask
+from foley_ray.training.samples import samples
+from foley_ray.training.setup import build_task, open_stream
+from foley_ray.training.tasks import TrainingTask
 
 
 def run_job(job: TrainJob, on_progress: Callable[[dict[str, float]], None] = lambda metrics: None) -> ModelInfo:
@@ -92,16 +95,6 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
     if not is_finished(info, run):
         raise TrainingError(f"training {run.task} ended before its last step; the same command goes on from {run.out}")
     return save_model(run.out / MODEL_FOLDER, info, {name: last / MODEL_FOLDER / name for name in info.parts})
-
-
-def open_stream(run: Run) -> TrainingStream:
-    """The rows that the run learns from. Raises DatasetError for data that do not fit the run."""
-    if not is_cache(run.dataset):
-        return training_stream(run.dataset, run.stream_settings(), run.model.audio)
-    if run.task not in ("diffusion", "finetune"):
-        raise ConfigError(f"task {run.task} learns from sound, not from a cache as {run.dataset} is; give the dataset")
-    parts = {name: owner.parts[name] for name, (_, owner) in run.given().items()}
-    return cached_stream(run.dataset, run.stream_settings(), run.model.audio, parts)
 
 
 @contextmanager
@@ -177,7 +170,19 @@ def worker_loop(config: dict[str, Any]) -> str | None:
             name = f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
-    hooks = Hooks(log=writer.write if writer else (lambda step, metrics: None), checkpoint=checkpoint)
+    gauges = Gauges(run.task)
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        if writer:
+            writer.write(step, metrics)
+            gauges.set(metrics)
+
+    def sample(step: int, batch: dict[str, Any]) -> None:
+        if writer:
+            with trainer.averaged_weights():
+                writer.show(step, samples(task, batch), run.model.audio.sample_rate_hz)
+
+    hooks = Hooks(log=log, checkpoint=checkpoint, sample=sample)
     try:
         trainer.train(batches, hooks)
     except NonFiniteLoss as error:
@@ -188,18 +193,20 @@ def worker_loop(config: dict[str, Any]) -> str | None:
     return None
 
 
-def build_task(run: Run, classes: Sequence[str]) -> tuple[TrainingTask, bool]:
-    """The task with its given parts loaded, and whether its latent scale is already known from a warm start."""
-    given = run.given()
-    parts = {name: load_part(folder, name) for name, (folder, _) in given.items()}
-    model = run.model
-    if run.task == "finetune" and model.tuning.kind == "per_class" and not model.tuning.classes:
-        tuning = model.tuning.model_copy(update={"classes": tuple(name for name in classes if name)})
-        model = model.model_copy(update={"tuning": tuning})
-    task = TASK_CLASSES[run.task](model, run.train, parts)
-    if "unet" in given:
-        task.latent_scale = given["unet"][1].latent_scale
-    return task, "unet" in given
+class Gauges:
+    """A run's metrics as Ray's, for Prometheus: foley_train_<name>, one series per task."""
+
+    def __init__(self, task: str):
+        self.task = task
+        self.known: dict[str, Gauge] = {}
+
+    def set(self, metrics: dict[str, float]) -> None:
+        """Show the values of the newest log line."""
+        for name, value in metrics.items():
+            if name not in self.known:
+                word = re.sub(r"\W", "_", name)
+                self.known[name] = Gauge(f"foley_train_{word}", f"{name} of the newest log line", tag_keys=("task",))
+            self.known[name].set(value, {"task": self.task})
 
 
 def _agree(choice: Path | None) -> Path | None:

@@ -1,0 +1,51 @@
+"""The run folder: which checkpoint counts, and what may not be mixed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from foley_ray.config import TrainConfig, tiny
+from foley_ray.errors import TrainingError
+from foley_ray.training.loop import Phase, Trainer
+from foley_ray.training.run import CHECKPOINTS, Run, checkpoint_step, newest_checkpoint
+
+
+def checkpoint(out: Path, step: int, attempt: int = 0) -> Path:
+    torch.manual_seed(0)
+    phase = Phase()
+    phase.layer = torch.nn.Linear(3, 1)
+    made = Trainer({"model": phase}, phase, TrainConfig(), Accelerator(cpu=True))
+    made.step = step
+    folder = out / CHECKPOINTS / f"step_{step:07d}_of_2_{attempt}"
+    made.save(folder)
+    return folder
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 20)
+    assert newest_checkpoint(tmp_path) == newer
+    assert checkpoint_step(newer) == 20
+    state = newer / "state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1  # the same size, one bit another
+    state.write_bytes(content)
+    assert newest_checkpoint(tmp_path) == older
+    (older / "manifest.json").unlink()
+    assert newest_checkpoint(tmp_path) is None
+    with pytest.raises(TrainingError, match=r"incomplete .*; remove it"):
+        checkpoint_step(older)
+
+
+def test_of_two_attempts_at_a_step_the_later_counts_unless_it_is_torn(tmp_path: Path) -> None:
+    first, second = checkpoint(tmp_path, 7, attempt=1), checkpoint(tmp_path, 7, attempt=2)
+    assert newest_checkpoint(tmp_path) == second
+    (second / "state.pt").write_bytes(b"")
+    assert newest_checkpoint(tmp_path) == first
+
+
+def test_elastic_runs_know_their_largest_size(tmp_path: Path) -> None:
+    run = Run("vae", tiny(), TrainConfig(), tmp_path, tmp_path / "out", workers=(1, 4))
+    assert run.most_workers == 4
