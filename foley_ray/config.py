@@ -54,11 +54,14 @@ class UNetConfig(Settings):
 
     channels: tuple[int, ...] = (128, 256, 384, 640)
     layers_per_block: int = 2
+    attention_from: int = Field(1, ge=0, description="first level with attention; each halves the resolution")
     head_channels: int = Field(32, ge=1)
     norm_groups: int = 32
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.attention_from > len(self.channels):
+            raise ValueError(f"attention_from {self.attention_from} is below the last of {len(self.channels)} levels")
         for width in self.channels:
             if width % self.norm_groups or width % self.head_channels:
                 raise ValueError(
@@ -148,6 +151,7 @@ class TrainConfig(Settings):
     samples_every: int = Field(0, ge=0, description="steps between samples in TensorBoard; 0 is never")
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="chance of each word of a caption to be left out")
     # vae and vocoder
     adversarial_from: int = Field(0, ge=0, description="step at which the discriminator joins")
     adversarial_weight: float = Field(1.0, ge=0)
@@ -227,7 +231,8 @@ def default() -> Preset:
         name="default",
         model=ModelConfig(
             clap=ClapConfig(hop_samples=512, cnn_channels=(32, 64, 128, 256), text_width=96, text_heads=4, text_layers=3),
-            unet=UNetConfig(channels=(32, 64, 96, 160)),
+            # attention at half resolution would be half of a training step's cost
+            unet=UNetConfig(channels=(32, 64, 96, 160), attention_from=2),
             vae=VaeConfig(channels=(32, 64, 128), layers_per_block=1, norm_groups=16, mid_attention=False),
             vocoder=VocoderConfig(kind="istft", channels=256, layers=8),
             diffusion=DiffusionConfig(prediction="v"),
@@ -235,7 +240,7 @@ def default() -> Preset:
         training={
             "clap": TrainConfig(
                 steps=4000, batch_size=24, lr=1e-3, weight_decay=0.01, warmup_steps=100, final_lr_scale=0.05,
-                ema_decay=0.999, balance=0.6, augment=True,
+                ema_decay=0.999, balance=0.6, augment=True, word_dropout=0.15,
             ),
             "vae": TrainConfig(
                 steps=8000, batch_size=8, lr=5e-4, betas=(0.5, 0.9), warmup_steps=200, ema_decay=0.999,

@@ -222,11 +222,10 @@ class LatentWindow(Window):
 
     def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop's latent, and the caption or one of its class's wordings."""
-        wording = self.settings.wording(self.names[row], rng)
         return {
             "latent": np.frombuffer(self.latents[row].as_buffer(), np.float16).reshape(self.latent_shape),
             "audio_embedding": np.frombuffer(self.embeddings[row].as_buffer(), np.float32),
-            "caption": wording or self.captions[row],
+            "caption": self.settings.wording(self.captions[row], self.names[row], rng),
         }
 
 

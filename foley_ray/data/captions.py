@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from foley_ray.errors import SourceError
@@ -23,3 +24,10 @@ def read_captions(path: Path) -> dict[str, tuple[str, ...]]:
         ):
             raise SourceError(f"{path}: class {name!r} must have a list of wordings, not {wordings!r}")
     return {str(name): tuple(wordings) for name, wordings in content.items()}
+
+
+def drop_words(text: str, share: float, rng: np.random.Generator) -> str:
+    """The text with each word left out at that chance, at least one kept: no single word may decide what a caption means."""
+    words = text.split()
+    kept = [word for word in words if rng.random() >= share]
+    return " ".join(kept or [str(rng.choice(words))])

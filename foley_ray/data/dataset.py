@@ -30,6 +30,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from foley_ray.config import Settings
 from foley_ray.data.augment import training_crop
+from foley_ray.data.captions import drop_words
 from foley_ray.data.manifest import DATA_FOLDER, load_info
 from foley_ray.errors import DatasetError
 from foley_ray.spec import AudioSpec
@@ -55,11 +56,13 @@ class StreamSettings(Settings):
     augment: bool = False
     captions: Mapping[str, tuple[str, ...]] = Field({}, description="class -> wordings that may replace its rows' captions")
     caption_share: float = Field(0.8, ge=0, le=1, description="share of rows of such a class that get one of the wordings")
+    word_dropout: float = Field(0.0, ge=0, lt=1)
 
-    def wording(self, class_name: str, rng: np.random.Generator) -> str | None:
-        """One of the class's wordings in place of a row's caption; None to keep the caption."""
+    def wording(self, caption: str, class_name: str, rng: np.random.Generator) -> str:
+        """What a row is called this time: its caption or one of its class's wordings, less some words."""
         wordings = self.captions.get(class_name, ())
-        return str(rng.choice(wordings)) if wordings and rng.random() < self.caption_share else None
+        text = str(rng.choice(wordings)) if wordings and rng.random() < self.caption_share else caption
+        return drop_words(text, self.word_dropout, rng) if self.word_dropout else text
 
 
 def row_rng(seed: int, epoch: int, draw: int, sha256: str) -> np.random.Generator:
@@ -141,8 +144,8 @@ class AudioWindow(Window):
             self.settings.augment,
             another=lambda: self._decode(int(rng.choice(mates))),
         )
-        wording = self.settings.wording(self.names[row], rng)
-        return {"wave": (wave_T * 32767).astype(np.int16), "caption": wording or self.captions[row]}
+        caption = self.settings.wording(self.captions[row], self.names[row], rng)
+        return {"wave": (wave_T * 32767).astype(np.int16), "caption": caption}
 
     def _decode(self, row: int) -> np.ndarray:
         try:

@@ -12,8 +12,8 @@ from foley_ray.config import ModelConfig
 
 
 def build_unet(config: ModelConfig) -> UNet2DConditionModel:
-    """A UNet with random weights: condition of clap.embed_dim values, attention from the second level down."""
-    depth = len(config.unet.channels)
+    """A UNet with random weights: condition of clap.embed_dim values, attention from level `attention_from` down."""
+    depth, plain = len(config.unet.channels), config.unet.attention_from
     return UNet2DConditionModel(
         sample_size=config.audio.latent_frames(config.audio.clip_s),
         in_channels=config.audio.latent_channels,
@@ -21,8 +21,8 @@ def build_unet(config: ModelConfig) -> UNet2DConditionModel:
         block_out_channels=config.unet.channels,
         layers_per_block=config.unet.layers_per_block,
         norm_num_groups=config.unet.norm_groups,
-        down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * (depth - 1),
-        up_block_types=("CrossAttnUpBlock2D",) * (depth - 1) + ("UpBlock2D",),
+        down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * (depth - plain),
+        up_block_types=("CrossAttnUpBlock2D",) * (depth - plain) + ("UpBlock2D",) * plain,
         # diffusers' historical name: this is the number of heads per level, not their width
         attention_head_dim=tuple(width // config.unet.head_channels for width in config.unet.channels),
         cross_attention_dim=config.unet.channels,  # as wide as the level: with no text tokens it attends to itself

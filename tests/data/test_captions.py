@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from foley_ray.data.captions import read_captions
+from foley_ray.data.captions import drop_words, read_captions
 from foley_ray.errors import SourceError
 
 
@@ -26,3 +29,17 @@ def test_says_what_is_wrong(tmp_path: Path, content: str, said: str) -> None:
     file.write_text(content)
     with pytest.raises(SourceError, match=said):
         read_captions(file)
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=12), st.integers(0, 1000))
+def test_dropping_words_keeps_their_order_and_at_least_one(words: list[str], seed: int) -> None:
+    kept = drop_words(" ".join(words), 0.5, np.random.default_rng(seed)).split()
+    assert kept
+    left = iter(words)
+    assert all(word in left for word in kept), "a word came from nowhere, or out of order"
+
+
+def test_words_are_dropped_at_the_share_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    lengths = [len(drop_words("a dog barks at the door of a house", 0.25, rng).split()) for _ in range(2000)]
+    assert np.mean(lengths) == pytest.approx(9 * 0.75, rel=0.03)

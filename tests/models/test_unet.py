@@ -5,11 +5,21 @@ from foley_ray.config import default, large, small, tiny
 from foley_ray.models.unet import Denoiser, build_unet
 
 
-@pytest.mark.parametrize(("preset", "millions"), [(small, 185.04), (large, 415.95), (default, 11.66)])
+@pytest.mark.parametrize(("preset", "millions"), [(small, 185.04), (large, 415.95), (default, 11.20)])
 def test_sizes_are_the_published_ones(preset, millions: float) -> None:
     with torch.device("meta"):
         unet = build_unet(preset().model)
     assert round(sum(p.numel() for p in unet.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_attention_starts_at_the_level_asked_for(first: int) -> None:
+    model = tiny().model
+    unet = build_unet(model.model_copy(update={"unet": model.unet.model_copy(update={"attention_from": first})}))
+    down = [hasattr(block, "attentions") for block in unet.down_blocks]
+    up = [hasattr(block, "attentions") for block in unet.up_blocks]
+    assert down == [level >= first for level in range(2)]
+    assert up == down[::-1]
 
 
 @pytest.mark.parametrize(("width", "height"), [(86, 20), (7, 5), (8, 8), (23, 20)])
