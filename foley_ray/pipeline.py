@@ -1,16 +1,14 @@
 """The four stages in one process: prompts in, ranked clips out. Serve and the library builder run the same stages elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from foley_ray.checkpoint import PARTS, ModelInfo, read_info
+from foley_ray.clip import Clip, ClipRequest, draw_batch, passes
 from foley_ray.columns import Batch
-from foley_ray.config import ClipSettings
 from foley_ray.errors import PromptError
 from foley_ray.stages.condition import ConditionStage
 from foley_ray.stages.rank import RankStage, best_of
@@ -19,37 +17,6 @@ from foley_ray.stages.vocode import VocodeStage
 
 GROUP_CLIPS = 8
 """Clips worked on together: enough to fill the denoiser's batches, few enough that the first sounds come soon."""
-
-
-@dataclass(frozen=True)
-class ClipRequest:
-    """One clip to make. `target_D` replaces the prompt's embedding in ranking (multi-target selection)."""
-
-    prompt: str
-    seed: int
-    settings: ClipSettings
-    target_D: np.ndarray | None = None
-    target_name: str | None = None
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A finished clip and how it was chosen."""
-
-    request: ClipRequest
-    wave_T: np.ndarray
-    """float32, within -1..1, at the model's sample rate."""
-    candidate: int
-    """Index of the winner over all draws."""
-    scores: tuple[float, ...]
-    """Score of every candidate of every draw."""
-    passed: bool
-    """False if no candidate reached the threshold within the allowed redraws; this is then the best there was."""
-
-    @property
-    def score(self) -> float:
-        """The winner's score."""
-        return self.scores[self.candidate]
 
 
 class Pipeline:
@@ -96,34 +63,17 @@ class Pipeline:
             unsettled = [
                 index
                 for index in unsettled
-                if not _passes(group[index].settings, best[index][0]) and draw < group[index].settings.max_redraws
+                if not passes(group[index].settings, best[index][0]) and draw < group[index].settings.max_redraws
             ]
             draw += 1
         return [
-            Clip(request, best[index][2], best[index][1], tuple(scores[index]), _passes(request.settings, best[index][0]))
+            Clip(request, best[index][2], best[index][1], tuple(scores[index]), passes(request.settings, best[index][0]))
             for index, request in enumerate(group)
         ]
 
     def _draw(self, wanted: list[tuple[int, ClipRequest]], draw: int, on_step: Callable[[int, int], None] | None) -> Batch:
-        """One draw through the four stages: draw k of n candidates has the indices kn to kn + n - 1."""
-        rows: list[dict[str, Any]] = []
-        for index, request in wanted:
-            settings = request.settings
-            for candidate in range(draw * settings.candidates, (draw + 1) * settings.candidates):
-                rows.append(
-                    {
-                        "clip_id": index,
-                        "candidate": candidate,
-                        "prompt": request.prompt,
-                        "seed": request.seed,
-                        "steps": settings.steps,
-                        "guidance": settings.guidance,
-                        "sampler": settings.sampler,
-                        "eta": settings.eta,
-                        "duration_s": settings.duration_s,
-                    }
-                )
-        batch: Batch = {name: [row[name] for row in rows] for name in rows[0]}
+        """One draw through the four stages."""
+        batch = draw_batch(wanted, draw)
         batch = self.condition(batch)
         requests = dict(wanted)
         for row, index in enumerate(batch["clip_id"]):
@@ -131,7 +81,3 @@ class Pipeline:
             if target_D is not None:
                 batch["target"][row] = target_D
         return self.rank(self.vocode(self.sample(batch, on_step)))
-
-
-def _passes(settings: ClipSettings, score: float) -> bool:
-    return settings.threshold is None or score >= settings.threshold

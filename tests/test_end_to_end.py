@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from foley_ray.checkpoint import PARTS, assemble, read_info
+from foley_ray.clip import ClipRequest
 from foley_ray.config import TASKS, ClipSettings
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
 from foley_ray.demo import INITS
 from foley_ray.errors import ConfigError, DatasetError, ModelError, NonFiniteLoss, OutputError
 from foley_ray.jobfile import TrainJob
-from foley_ray.pipeline import ClipRequest, Pipeline
+from foley_ray.pipeline import Pipeline
 from foley_ray.training.worker import run_job
 
 STEPS = 3

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from foley_ray.clip import ClipRequest
 from foley_ray.config import ClipSettings
 from foley_ray.errors import OutputError, PromptError
 from foley_ray.generate import check_writable, read_prompts, requests_for, write_clip
-from foley_ray.pipeline import ClipRequest, Pipeline
+from foley_ray.pipeline import Pipeline
 
 FAST = ClipSettings(duration_s=0.5, steps=2, candidates=2)
 

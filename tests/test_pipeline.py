@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foley_ray.clip import ClipRequest
 from foley_ray.config import ClipSettings
 from foley_ray.errors import ModelError, PromptError
-from foley_ray.pipeline import ClipRequest, Pipeline
+from foley_ray.pipeline import Pipeline
 
 FAST = ClipSettings(duration_s=0.5, steps=3, candidates=2)
 

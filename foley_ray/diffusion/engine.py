@@ -126,6 +126,11 @@ class StepEngine:
         with self._lock:
             return self._tracks.pop(key, None) is not None
 
+    def progress(self) -> dict[Hashable, tuple[int, int]]:
+        """Of every candidate under way: steps done and steps asked for."""
+        with self._lock:
+            return {key: (track.step, track.request.steps) for key, track in self._tracks.items()}
+
     def step(self) -> list[Finished]:
         """One UNet call for as many candidates as fit; returns those that finished with it.
 

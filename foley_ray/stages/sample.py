@@ -1,6 +1,6 @@
 """condition + seed -> latent: the UNet behind the step engine, which is the only sampling loop there is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +50,12 @@ class SampleStage:
 
     def __call__(self, batch: Batch, on_step: Callable[[int, int], None] | None = None) -> Batch:
         """Adds latents (C, W, H). `on_step(done, all)` counts candidate steps."""
+        return self.with_latents(batch, self.engine.run(self.requests(batch), on_step=on_step))
+
+    def requests(self, batch: Batch) -> list[SampleRequest]:
+        """What each row asks of the engine, for a runtime that steps it itself."""
         rows = require(batch, self.requires, "sample")
-        requests = [
+        return [
             SampleRequest(
                 condition_D=np.asarray(batch[CONDITION.name][row], dtype=np.float32),
                 seed=int(batch[SEED.name][row]),
@@ -64,5 +68,7 @@ class SampleStage:
             )
             for row in range(rows)
         ]
-        latents = self.engine.run(requests, on_step=on_step)
+
+    def with_latents(self, batch: Batch, latents: Iterable[np.ndarray]) -> Batch:
+        """The batch with its rows' latents (C, W, H) added."""
         return {**batch, LATENT.name: ragged(np.asarray(latent, dtype=np.float32) for latent in latents)}

@@ -1,0 +1,68 @@
+"""One clip: what is asked for, which candidates a draw of it has, and what came out. Knows no models and no runtime."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foley_ray.columns import CANDIDATE, CLIP_ID, DURATION_S, ETA, GUIDANCE, PROMPT, SAMPLER, SEED, STEPS, Batch
+from foley_ray.config import ClipSettings
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """One clip to make. `target_D` replaces the prompt's embedding in ranking (multi-target selection)."""
+
+    prompt: str
+    seed: int
+    settings: ClipSettings
+    target_D: np.ndarray | None = None
+    target_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A finished clip and how it was chosen."""
+
+    request: ClipRequest
+    wave_T: np.ndarray
+    """float32, within -1..1, at the model's sample rate."""
+    candidate: int
+    """Index of the winner over all draws."""
+    scores: tuple[float, ...]
+    """Score of every candidate of every draw."""
+    passed: bool
+    """False if no candidate reached the threshold within the allowed redraws; this is then the best there was."""
+
+    @property
+    def score(self) -> float:
+        """The winner's score."""
+        return self.scores[self.candidate]
+
+
+def draw_batch(wanted: Iterable[tuple[Hashable, ClipRequest]], draw: int) -> Batch:
+    """The rows of one draw of each (clip id, request): draw k of n candidates has the indices kn to kn + n - 1."""
+    rows: list[dict[str, Any]] = []
+    for clip_id, request in wanted:
+        settings = request.settings
+        for candidate in range(draw * settings.candidates, (draw + 1) * settings.candidates):
+            rows.append(
+                {
+                    CLIP_ID.name: clip_id,
+                    CANDIDATE.name: candidate,
+                    PROMPT.name: request.prompt,
+                    SEED.name: request.seed,
+                    STEPS.name: settings.steps,
+                    GUIDANCE.name: settings.guidance,
+                    SAMPLER.name: settings.sampler,
+                    ETA.name: settings.eta,
+                    DURATION_S.name: settings.duration_s,
+                }
+            )
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def passes(settings: ClipSettings, score: float) -> bool:
+    """Whether a clip with this score needs no other draw."""
+    return settings.threshold is None or score >= settings.threshold
