@@ -148,6 +148,9 @@ class TrainConfig(Settings):
     log_rows: bool = Field(False, description="write which rows each worker drew for each step, to RUN/rows")
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = Field(False, description="vae, diffusion, finetune: compute activations twice, hold few")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="diffusion, finetune on GPUs: `full` cuts weights and optimiser over the workers (FSDP)"
+    )
     samples_every: int = Field(0, ge=0, description="steps between samples in TensorBoard; 0 is never")
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from foley_ray.config import PRESETS, TASKS
 from foley_ray.errors import ConfigError
 from foley_ray.jobfile import GenerateJob, IngestJob, TrainJob, assignment, load_job
 
@@ -12,6 +13,27 @@ JOBS = Path(__file__).parents[1] / "jobs"
 @pytest.mark.parametrize(("name", "kind"), [("ingest", IngestJob), ("train", TrainJob), ("generate", GenerateJob)])
 def test_the_shipped_job_files_are_valid(name: str, kind) -> None:
     assert load_job(kind, JOBS / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("size", PRESETS)
+def test_there_is_a_job_file_of_every_task_and_size_with_the_presets_own_numbers(size: str, task: str) -> None:
+    job = load_job(TrainJob, JOBS / "train" / size / f"{task}.yaml")
+    assert (job.task, job.preset) == (task, size)
+    free = {"precision": "fp32", "gradient_checkpointing": False, "sharding": "none"}  # what depends on the machine
+    found = job.resolved()[1].model_copy(update=free)
+    assert found == PRESETS[size]().training[task].model_copy(update=free)
+
+
+def test_the_papers_numbers_are_in_the_papers_job_files() -> None:
+    """system.md A.2 and A.3: rates, batches and steps of the released configs and their parent's."""
+    for size in ("small", "large"):
+        ldm = load_job(TrainJob, JOBS / "train" / size / "diffusion.yaml").settings
+        assert (ldm["lr"], ldm["batch_size"], ldm["steps"], ldm["warmup_steps"]) == (3e-5, 8, 800_000, 2000)
+        vae = load_job(TrainJob, JOBS / "train" / size / "vae.yaml").settings
+        assert (vae["lr"], vae["batch_size"], vae["adversarial_from"], vae["adversarial_weight"]) == (4.5e-5, 4, 50_001, 0.5)
+        vocoder = load_job(TrainJob, JOBS / "train" / size / "vocoder.yaml").settings
+        assert (vocoder["lr"], vocoder["batch_size"], vocoder["segment_samples"]) == (2e-4, 16, 8192)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A task (tasks.py) brings phases: modules that turn a batch into losses. Each pha
 the unbroken one would have drawn.
 """
 
+import copy
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from foley_ray.config import TrainConfig
 from foley_ray.errors import NonFiniteLoss, TrainingError
+from foley_ray.training import sharding
 
 STATE_FILE = "state.pt"
 MANIFEST_FILE = "manifest.json"
@@ -99,8 +101,8 @@ class Trainer:
         self.config = config
         self.accelerator = accelerator
         self.averaged = averaged  # the modules that end up in the model folder; EMA follows their parameters
-        self.ema = EMAModel(averaged.parameters(), decay=config.ema_decay, foreach=True)
-        self.ema.to(accelerator.device)
+        self.sharded = accelerator.is_fsdp2
+        self._whole = copy.deepcopy(averaged) if self.sharded else averaged
         self.step = 0
         self.rows = 0  # drawn so far, over all workers
         self.bare = phases
@@ -110,6 +112,9 @@ class Trainer:
             trainable = [parameter for parameter in phase.parameters() if parameter.requires_grad]
             optimiser = torch.optim.AdamW(trainable, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
             self.phases[name], self.optimisers[name] = accelerator.prepare(phase, optimiser)
+        # of the pieces, where there are such; torch copies many of those one by one only
+        self.ema = EMAModel(averaged.parameters(), decay=config.ema_decay, foreach=not self.sharded)
+        self.ema.to(accelerator.device)
 
     @property
     def rows_per_step(self) -> int:
@@ -206,28 +211,38 @@ class Trainer:
         )
 
     @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Inside, the averaged modules hold their moving averages: for saving, sampling and scoring."""
-        self.ema.store(self.averaged.parameters())
-        self.ema.copy_to(self.averaged.parameters())
-        try:
-            yield
-        finally:
-            self.ema.restore(self.averaged.parameters())
+    def averaged_weights(self) -> Iterator[nn.Module]:
+        """Inside, the averaged modules hold their moving averages: for saving, sampling and scoring. Gives those modules.
 
-    def save(self, folder: Path) -> None:
-        """Everything a resumed run needs, as state.pt; manifest.json, written last, has size and digest of all that is there.
+        Of a sharded run, all ranks must enter, and the first is given copies in one piece.
+        """
+        parameters = list(self.averaged.parameters())
+        newest = [parameter.detach().clone() for parameter in parameters]
+        self.ema.copy_to(parameters)
+        try:
+            if self.sharded:
+                sharding.fill_whole(self._whole, self.averaged)
+            yield self._whole
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, newest, strict=True):
+                    parameter.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resumed run needs. Of a sharded run, all ranks must call, and the first gets it in one piece.
 
         Random states need no place in it: those of a step are drawn anew from (seed, step, rank).
         """
+        phases, optimisers, ema = {}, {}, self.ema.state_dict()
+        for name, phase in self.bare.items():
+            phases[name], optimisers[name] = sharding.whole_state(phase, self.optimisers[name])
+        ema["shadow_params"] = sharding.whole_tensors(ema["shadow_params"])
+        return {"step": self.step, "phases": phases, "optimisers": optimisers, "ema": ema}
+
+    def save(self, folder: Path, state: dict[str, Any] | None = None) -> None:
+        """`state` as state.pt; manifest.json, written last, has size and digest of all that is there."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            "step": self.step,
-            "phases": {name: phase.state_dict() for name, phase in self.bare.items()},
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
-            "ema": self.ema.state_dict(),
-        }
-        torch.save(state, folder / STATE_FILE)
+        torch.save(state or self.state(), folder / STATE_FILE)
         files = {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _file_digest(path)}
             for path in sorted(folder.rglob("*"))
@@ -238,13 +253,13 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Go on where `save` was called. Raises TrainingError if the folder is torn or of another model."""
         manifest = check_whole(folder)
-        state = torch.load(folder / STATE_FILE, map_location=self.accelerator.device, weights_only=True)
+        state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
         try:
             for name, phase in self.bare.items():
-                phase.load_state_dict(state["phases"][name])
-                self.optimisers[name].load_state_dict(state["optimisers"][name])
+                sharding.spread_state(phase, self.optimisers[name], state["phases"][name], state["optimisers"][name])
         except (KeyError, RuntimeError) as error:
             raise TrainingError(f"checkpoint {folder} is of another task or preset: {error}") from None
+        state["ema"]["shadow_params"] = sharding.spread_tensors(state["ema"]["shadow_params"], self.ema.shadow_params)
         self.ema.load_state_dict(state["ema"])
         self.ema.to(self.accelerator.device)
         self.step = state["step"]

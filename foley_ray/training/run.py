@@ -82,6 +82,10 @@ class Run:
             max_failures=job.max_failures,
         )
         segment_length(run.model, run.train)  # raises for one that does not fit the crop
+        if settings.sharding != "none" and not job.gpu:
+            raise ConfigError(
+                f"sharding {settings.sharding} needs GPUs (Accelerate would ignore it on a CPU); give --gpu, or none"
+            )
         return run
 
     @property

@@ -56,6 +56,11 @@ class TrainingTask:
         self.latent_scale = 1.0
         self.frozen: dict[Part, Any] = {name: given[name].eval().requires_grad_(False) for name in self.needs}
         self.phases: dict[str, Phase] = {}
+        if train.sharding != "none" and (self.name not in ("diffusion", "finetune") or train.lora_rank or train.samples_every):
+            raise ConfigError(
+                f"sharding {train.sharding} is for tasks diffusion and finetune, without lora_rank and samples_every (this is "
+                f"{self.name} with lora_rank {train.lora_rank} and samples_every {train.samples_every})"
+            )
         if train.gradient_checkpointing and self.name in ("clap", "vocoder"):
             raise ConfigError(f"task {self.name} has no gradient_checkpointing; vae, diffusion and finetune have")
         if train.lora_rank is not None and self.name not in ("diffusion", "finetune"):

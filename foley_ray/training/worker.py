@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -45,6 +45,7 @@ from foley_ray.training.run import (
 )
 from foley_ray.training.samples import samples
 from foley_ray.training.setup import build_task, open_stream
+from foley_ray.training.sharding import fsdp_plugin
 from foley_ray.training.tasks import TrainingTask
 
 
@@ -133,7 +134,11 @@ def worker_loop(config: dict[str, Any]) -> str | None:
     rank, world = context.get_world_rank(), context.get_world_size()
     if not run.use_gpu:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    accelerator = Accelerator(cpu=not run.use_gpu, mixed_precision="no" if run.train.precision == "fp32" else "bf16")
+    accelerator = Accelerator(
+        cpu=not run.use_gpu,
+        mixed_precision="no" if run.train.precision == "fp32" else "bf16",
+        fsdp_plugin=fsdp_plugin() if run.train.sharding == "full" and world > 1 else None,
+    )
     torch.manual_seed(run.train.seed)  # the same first weights on every rank, whatever happened in this process before
     stream = open_stream(run)
     task, scale_known = build_task(run, stream.classes)
@@ -161,11 +166,16 @@ def worker_loop(config: dict[str, Any]) -> str | None:
 
     def checkpoint(step: int, metrics: dict[str, float]) -> None:
         if rank != 0:
+            if trainer.sharded:  # its pieces go to the first
+                with trainer.averaged_weights():
+                    pass
+                trainer.state()
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory(prefix="foley-") as folder:
-            with trainer.averaged_weights():
-                _export(run, task, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
+            with trainer.averaged_weights() as averaged:
+                parts = dict(averaged.named_children()) if trainer.sharded else task.finished()
+                _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
             trainer.save(Path(folder))
             name = f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
@@ -223,7 +233,15 @@ def _batches(stream: Dataset, rows: int) -> Iterator[dict[str, Any]]:
         yield dict(batch)
 
 
-def _export(run: Run, task: TrainingTask, folder: Path, trainer: Trainer, metrics: dict[str, float], wall_s: float) -> None:
+def _export(
+    run: Run,
+    task: TrainingTask,
+    parts: Mapping[Any, torch.nn.Module],
+    folder: Path,
+    trainer: Trainer,
+    metrics: dict[str, float],
+    wall_s: float,
+) -> None:
     """Write the task's parts as a model folder that knows where they came from."""
     made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.needs}
     training = {
@@ -237,7 +255,6 @@ def _export(run: Run, task: TrainingTask, folder: Path, trainer: Trainer, metric
         "settings": run.train.model_dump(mode="json"),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},
     }
-    parts = task.finished()
     info = ModelInfo(
         preset=run.preset.name,
         model=task.config,

@@ -1,0 +1,73 @@
+"""Weights cut over the workers (FSDP2 through Accelerate), for networks whose optimiser does not fit one GPU, such as `large`.
+
+Every worker then holds a piece of each weight, gradient, Adam moment and moving average. The functions here put the pieces
+together for a checkpoint and cut a checkpoint up again, all workers calling them together; of a run without sharding they take
+what is whole already. So a checkpoint is the same file either way, and either way of running, with any number of workers,
+resumes it.
+"""
+
+from typing import Any
+
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+UNIT_WEIGHTS = 10_000_000
+"""Weights that are gathered at a time during a step: `large` has some forty such units."""
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def fsdp_plugin() -> FullyShardedDataParallelPlugin:
+    """How Accelerate is to cut: FSDP2, weights freed again after each unit's forward pass."""
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="size_based_wrap",
+        min_num_params=UNIT_WEIGHTS,
+        cpu_ram_efficient_loading=False,  # every worker has built the same weights, from the seed or from files
+    )
+
+
+def whole_state(phase: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """State of a phase and of its optimiser, in one piece, on the CPU; in a group empty on all ranks but the first."""
+    return get_model_state_dict(phase, options=WHOLE), get_optimizer_state_dict(phase, optimiser, options=WHOLE)
+
+
+def spread_state(
+    phase: nn.Module, optimiser: torch.optim.Optimizer, phase_state: dict[str, Any], optimiser_state: dict[str, Any]
+) -> None:
+    """The inverse; every rank brings all of it. Raises RuntimeError or KeyError if it is of another model."""
+    options = StateDictOptions(full_state_dict=torch.distributed.is_initialized())
+    set_model_state_dict(phase, phase_state, options=options)
+    set_optimizer_state_dict(phase, optimiser, optimiser_state, options=options)
+
+
+def whole_tensors(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors in one piece, on the CPU, on every rank; those that are whole already stay as they are."""
+    return [tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def spread_tensors(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """The inverse: each tensor cut as its counterpart in `like` is."""
+    return [
+        distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+        if isinstance(model, DTensor)
+        else tensor
+        for tensor, model in zip(tensors, like, strict=True)
+    ]
+
+
+def fill_whole(target: nn.Module, source: nn.Module) -> None:
+    """Give a whole module, on the first rank, the weights and buffers of a sharded one of the same shape."""
+    state = get_model_state_dict(source, options=WHOLE)
+    if state:
+        target.load_state_dict(state)
