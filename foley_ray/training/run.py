@@ -116,7 +116,7 @@ class Run:
             [model_folder(path) for path in self.init],
             self.preset,
             needed=task.needs,
-            useful=task.makes,
+            useful=(*task.makes, *task.uses),
             why=f"task {self.task}",
         )
 

@@ -39,6 +39,8 @@ Parts = Mapping[Part, Any]
 
 MOST_CAPTIONS = 65_536
 """Text embeddings kept at hand: 128 MB of them."""
+REBUILT_SHARE = 0.75
+"""Of a vocoder's mels when a VAE is given; the others keep it good for mels of real sound."""
 
 
 class TrainingTask:
@@ -48,13 +50,16 @@ class TrainingTask:
     makes: ClassVar[tuple[Part, ...]]
     needs: ClassVar[tuple[Part, ...]] = ()
     """Parts that must be given; they stay frozen."""
+    uses: ClassVar[tuple[Part, ...]] = ()
+    """Parts that are used, frozen too, where they are given."""
 
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         """Build from settings and given parts; a given part that the task makes is the warm start."""
         self.config = config
         self.train = train
         self.latent_scale = 1.0
-        self.frozen: dict[Part, Any] = {name: given[name].eval().requires_grad_(False) for name in self.needs}
+        frozen = (*self.needs, *(name for name in self.uses if name in given))
+        self.frozen: dict[Part, Any] = {name: given[name].eval().requires_grad_(False) for name in frozen}
         self.phases: dict[str, Phase] = {}
         if train.sharding != "none" and (self.name not in ("diffusion", "finetune") or train.lora_rank or train.samples_every):
             raise ConfigError(
@@ -207,21 +212,21 @@ class VaeTask(TrainingTask):
 class VocoderPhase(Phase):
     """HiFi-GAN's generator loss (arXiv 2010.05646, eq. 5): adversarial + feature matching + mel L1 (at several windows)."""
 
-    def __init__(self, vocoder: Any, critic: WaveDiscriminator, config: ModelConfig, train: TrainConfig):
+    def __init__(self, vocoder: Any, critic: WaveDiscriminator, config: ModelConfig, train: TrainConfig, vae: Any = None):
         super().__init__()
         self.vocoder = vocoder
         self.log_mel = LogMel(config.audio)
         self.mels = resolutions(config.audio)
         self.train_config = train
         self.segment_samples = segment_length(config, train)
-        self._hidden = _Hidden(critic=critic)
+        self._hidden = _Hidden(critic=critic, vae=vae)
 
     def forward(self, batch: Batch, step: int, carry: dict[str, Tensor]) -> Losses:
         """Carries the real and the vocoded segment to the discriminators' phase."""
         train = self.train_config
         real_BT = loud_segment(batch["wave"], self.segment_samples)
         with torch.no_grad():
-            mel_BFM = self.log_mel(real_BT)
+            mel_BFM = self._heard(self.log_mel(real_BT))
         fake_BT = self.vocoder(mel_BFM)
         mel_l1 = losses.mel_loss(fake_BT, real_BT, self.mels).mean()
         total = train.mel_weight * mel_l1
@@ -238,6 +243,15 @@ class VocoderPhase(Phase):
             total = total + train.adversarial_weight * adversarial + train.feature_weight * features
             found |= {"adversarial": adversarial.detach(), "features": features.detach()}
         return {"total": total, **found}
+
+    def _heard(self, mel_BFM: Tensor) -> Tensor:
+        """The mels that the vocoder is given: with a VAE, most of them as the VAE rebuilds them."""
+        vae = self._hidden.vae
+        if vae is None:
+            return mel_BFM
+        rebuilt_BFM = decode(vae, encode(vae, mel_BFM).sample())
+        chosen_B = torch.rand(len(mel_BFM), device=mel_BFM.device) < REBUILT_SHARE
+        return torch.where(chosen_B[:, None, None], rebuilt_BFM.to(mel_BFM), mel_BFM)
 
 
 class WaveCriticPhase(Phase):
@@ -256,10 +270,15 @@ class WaveCriticPhase(Phase):
 
 
 class VocoderTask(TrainingTask):
-    """The vocoder on mels of real sound, whichever kind the preset names."""
+    """The vocoder, whichever kind the preset names, on mels of real sound.
+
+    Given the VAE that it will work behind, it also learns to put back the grain that the VAE smooths away (as HiFi-GAN is
+    fine-tuned on its acoustic model's mels, arXiv 2010.05646, 4.4).
+    """
 
     name = "vocoder"
     makes = ("vocoder",)
+    uses = ("vae",)
 
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
@@ -267,7 +286,7 @@ class VocoderTask(TrainingTask):
         self.vocoder.apply_weight_norm()
         critic = WaveDiscriminator(train.critic_channels, config.vocoder.kind)
         self.phases = {
-            "generator": VocoderPhase(self.vocoder.train(), critic, config, train),
+            "generator": VocoderPhase(self.vocoder.train(), critic, config, train, self.frozen.get("vae")),
             "discriminator": WaveCriticPhase(critic, train.adversarial_from),
         }
 

@@ -243,7 +243,7 @@ def _export(
     wall_s: float,
 ) -> None:
     """Write the task's parts as a model folder that knows where they came from."""
-    made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.needs}
+    made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.frozen}
     training = {
         "task": run.task,
         "step": trainer.step,

@@ -190,3 +190,17 @@ def test_cached_rows_train_like_decoded_ones(tiny_model: Path) -> None:
         plain = task.phases["model"]({**whole, "latent": cached["latent"]}, 0, {})["total"]
         torch.manual_seed(1)
         assert torch.equal(task.phases["model"](cached, 0, {})["total"], plain)
+
+
+def test_a_vocoder_that_is_given_the_vae_learns_from_its_mels(tiny_model: Path) -> None:
+    vae = load_part(tiny_model, "vae")
+    train = tiny().training["vocoder"]
+    phase = TASK_CLASSES["vocoder"](tiny().model, train, {"vae": vae}).phases["generator"]
+    mel = torch.randn(64, 8, tiny().model.audio.mel_bands, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        heard = phase._heard(mel)
+    untouched = torch.tensor([torch.equal(a, b) for a, b in zip(heard, mel, strict=True)]).float().mean()
+    assert 0.1 < float(untouched) < 0.4
+    assert not any(parameter is other for parameter in phase.parameters() for other in vae.parameters())
+    assert not any(parameter.requires_grad for parameter in vae.parameters())
