@@ -276,6 +276,21 @@ def generate(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path | None, typer.Option(help="model folder")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own needs --api-keys")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    gpu: Annotated[bool, typer.Option(help="run the stages on one GPU")] = False,
+    data: Annotated[Path, typer.Option(help="folder for uploaded files and batches")] = Path("serve_data"),
+    api_keys: Annotated[Path | None, typer.Option(help="text file of API keys, one a line")] = None,
+) -> None:
+    """Serve sounds over HTTP, with a web page, from this machine; `serve deploy cluster/serve.yaml` does it on a cluster."""
+    from foley_ray.serving.local import local_settings, run
+
+    run(local_settings(model, data, gpu, api_keys), host, port, out_console.print)
+
+
+@app.command()
 def demo(
     prompt: Annotated[str, typer.Argument(help="what to generate at the end")] = "a dog bark",
     out: Annotated[Path, typer.Option(help="folder for recordings, dataset, runs, model and sounds")] = Path("demo"),

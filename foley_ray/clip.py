@@ -41,6 +41,21 @@ class Clip:
         return self.scores[self.candidate]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One of the sounds that were made for a clip."""
+
+    index: int
+    score: float
+    wave_T: np.ndarray | None = None
+    """None where only the best is wanted and this is not it."""
+
+
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Best first; of equal scores the lowest index. Six digits: what differs less is rounding noise of another machine."""
+    return sorted(candidates, key=lambda candidate: (-round(candidate.score, 6), candidate.index))
+
+
 def draw_batch(wanted: Iterable[tuple[Hashable, ClipRequest]], draw: int) -> Batch:
     """The rows of one draw of each (clip id, request): draw k of n candidates has the indices kn to kn + n - 1."""
     rows: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ Shape letters everywhere in the package: B rows, T samples, F mel frames (time),
 (time), H latent bands, D embedding values.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,3 +61,17 @@ def ragged(rows: Iterable[np.ndarray]) -> np.ndarray:
     for index, row in enumerate(rows):
         column[index] = row
     return column
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Batches with the same columns as one, in their order."""
+    return {name: [row for batch in batches for row in batch[name]] for name in batches[0]}
+
+
+def split(batch: Batch, rows: Iterable[int]) -> list[Batch]:
+    """The inverse of `join`: consecutive batches of that many rows each."""
+    parts, start = [], 0
+    for count in rows:
+        parts.append({name: values[start : start + count] for name, values in batch.items()})
+        start += count
+    return parts

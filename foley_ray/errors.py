@@ -10,7 +10,11 @@
     │   └── NonFiniteLoss    a loss that became NaN or infinite; the weights are as before the step
     ├── PromptError          a prompt or clip setting that cannot be generated
     ├── GenerationError      a candidate that failed while it was made
-    └── OutputError          a path that cannot be written
+    ├── OutputError          a path that cannot be written
+    └── ServiceError         the service cannot do this now, though nothing is wrong with what was asked
+        ├── Overloaded       too much is waiting; says when to come back
+        ├── ReplicaLost      a replica died, or its device, and the work with it; doing it again may well succeed
+        └── TimedOut         the request took longer than the service allows
 
 Each message names the thing, the value seen and what to do. The command line prints it on one line and exits with 2;
 anything else that escapes is a defect of ours and keeps its traceback.
@@ -59,3 +63,26 @@ class GenerationError(FoleyError):
 
 class OutputError(FoleyError):
     """A path that cannot be written."""
+
+
+class ServiceError(FoleyError):
+    """The service cannot do this now, though nothing is wrong with what was asked."""
+
+
+class Overloaded(ServiceError):
+    """Too much is waiting; `retry_after_s` says when to come back."""
+
+    def __init__(self, message: str, retry_after_s: int = 1):
+        super().__init__(message, retry_after_s)
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ReplicaLost(ServiceError):
+    """A replica died, or its device, and the work with it; doing it again may well succeed."""
+
+
+class TimedOut(ServiceError):
+    """The request took longer than the service allows."""

@@ -1,0 +1,129 @@
+"""From a request body to the bytes of an answer: what the HTTP routes and the batch runner have in common."""
+
+import asyncio
+import base64
+import secrets
+import time
+from dataclasses import dataclass
+
+from foley_ray import __version__
+from foley_ray.audio.encode import Encoding, encode
+from foley_ray.audio.wave import resample
+from foley_ray.checkpoint import ModelInfo
+from foley_ray.clip import Candidate, ClipRequest
+from foley_ray.config import MAX_SEED, ClipSettings
+from foley_ray.generate import OUTPUT_RATE_HZ, requests_for
+from foley_ray.serving.graph import Graph, OnProgress, RankedClip
+from foley_ray.serving.schemas import (
+    BadRequest,
+    CandidateBody,
+    ClipBody,
+    GenerateBody,
+    GenerateResponse,
+    InfoResponse,
+    SoundGenerationBody,
+    check_prompt,
+)
+from foley_ray.serving.settings import Limits
+from foley_ray.spec import MAX_DURATION_S
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The bytes of one sound file, and how to make it again."""
+
+    data: bytes
+    encoding: Encoding
+    clip: RankedClip
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Requests in, encoded sounds out."""
+
+    graph: Graph
+    info: ModelInfo
+    limits: Limits
+
+    async def native(self, body: GenerateBody, request_id: str, on_progress: OnProgress | None = None) -> GenerateResponse:
+        """Raises BadRequest, and what Graph.clips raises."""
+        body.check(self.limits)
+        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
+        requests = requests_for([body.prompt], body.n, seed, body.settings())
+        clips = await self.graph.clips(requests, body.all_candidates, on_progress)
+        encoding = Encoding(body.format)
+        return GenerateResponse(
+            id=request_id,
+            created=int(time.time()),
+            model=self.info.digest,
+            prompt=body.prompt,
+            settings=body.settings(),
+            format=body.format,
+            media_type=encoding.media_type,
+            sample_rate_hz=OUTPUT_RATE_HZ,
+            clips=[
+                ClipBody(
+                    seed=clip.request.seed,
+                    passed=clip.passed,
+                    candidates=[
+                        CandidateBody(index=item.index, score=round(item.score, 6), audio=await self._base64(item, encoding))
+                        for item in clip.candidates
+                    ],
+                )
+                for clip in clips
+            ],
+        )
+
+    async def sound(self, request: ClipRequest, encoding: Encoding) -> Sound:
+        """One clip's best candidate as a file. Raises what Graph.clips raises."""
+        [clip] = await self.graph.clips([request])
+        return Sound(await asyncio.to_thread(self._encoded, clip.candidates[0], encoding), encoding, clip)
+
+    async def native_sound(self, body: GenerateBody) -> Sound:
+        """`response: audio` of the native route."""
+        body.check(self.limits)
+        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
+        return await self.sound(ClipRequest(body.prompt, seed, body.settings()), Encoding(body.format))
+
+    async def sound_generation(self, body: SoundGenerationBody, output_format: str) -> Sound:
+        """ElevenLabs' route: best of the default number of candidates."""
+        check_prompt(body.text, self.limits)
+        encoding = Encoding.parse(output_format)
+        duration_s = body.duration_seconds or self.info.model.audio.clip_s
+        if duration_s > MAX_DURATION_S:
+            raise BadRequest(
+                f"duration_seconds {duration_s:g} is more than {MAX_DURATION_S:g}, the longest sound this model makes",
+                "limit_exceeded",
+                "duration_seconds",
+            )
+        if body.loop:
+            raise BadRequest("loop is not supported by this service; leave it out", "unsupported", "loop")
+        settings = ClipSettings(duration_s=duration_s, guidance=body.guidance)
+        seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
+        return await self.sound(ClipRequest(body.text, seed, settings), encoding)
+
+    def about(self) -> InfoResponse:
+        """What runs here."""
+        return InfoResponse(
+            version=__version__,
+            model=self.info.digest,
+            preset=self.info.preset,
+            licences=self.info.licences,
+            sample_rate_hz=OUTPUT_RATE_HZ,
+            defaults=ClipSettings(duration_s=min(self.info.model.audio.clip_s, MAX_DURATION_S)),
+            limits=self.limits,
+        )
+
+    async def _base64(self, candidate: Candidate, encoding: Encoding) -> str | None:
+        if candidate.wave_T is None:
+            return None
+        return base64.b64encode(await asyncio.to_thread(self._encoded, candidate, encoding)).decode()
+
+    def _encoded(self, candidate: Candidate, encoding: Encoding) -> bytes:
+        if candidate.wave_T is None:
+            raise ValueError(f"candidate {candidate.index} came without its wave")
+        wave_T = candidate.wave_T
+        rate = self.info.model.audio.sample_rate_hz
+        if encoding.sample_rate_hz is None:  # as `foley generate` writes it, so that the files are the same
+            wave_T, rate = resample(wave_T, rate, OUTPUT_RATE_HZ), OUTPUT_RATE_HZ
+        return encode(wave_T, rate, encoding)

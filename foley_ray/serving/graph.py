@@ -1,0 +1,208 @@
+"""A clip's way through the four deployments, as seen by who asks for it: draws, retries, timeouts, progress.
+
+    condition -> sample -> vocode -> rank
+
+Each call takes the call before it as its argument: the batch goes from replica to replica, and only the ranked candidates come
+back here.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+from ray.exceptions import ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from foley_ray.clip import Candidate, ClipRequest, draw_batch, passes, ranked
+from foley_ray.errors import FoleyError, Overloaded, ReplicaLost, ServiceError, TimedOut
+from foley_ray.serving.settings import ServeSettings
+
+LOST = (RayActorError, ObjectLostError, WorkerCrashedError, RaySystemError, ReplicaUnavailableError)
+"""What Ray raises when a process or a node died with the work: nobody's fault, so the work is done again."""
+
+PROGRESS_EVERY_S = 0.25
+
+OnProgress = Callable[[int, int], None]
+"""Called with steps done and steps wanted of the current draw."""
+
+
+@dataclass(frozen=True)
+class RankedClip:
+    """A finished clip with all its candidates, best first; the best has its wave, the others if asked for."""
+
+    request: ClipRequest
+    candidates: tuple[Candidate, ...]
+    passed: bool
+    """False if no candidate reached the threshold within the allowed redraws."""
+
+
+class Graph:
+    """Handles of the four deployments, and what is under way in them."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        condition: DeploymentHandle,
+        sample: DeploymentHandle,
+        vocode: DeploymentHandle,
+        rank: DeploymentHandle,
+    ):
+        self.settings = settings
+        self.condition = condition
+        self.sample = sample
+        self.vocode = vocode
+        self.rank = rank
+        self.pending_candidates = 0
+        self._progress = _Progress(sample)
+
+    async def clips(
+        self, requests: list[ClipRequest], keep_all: bool = False, on_progress: OnProgress | None = None
+    ) -> list[RankedClip]:
+        """The clips in order, made side by side; cancelled together, and failing together with the first that fails.
+
+        Raises PromptError, GenerationError, Overloaded, ReplicaLost when retries did not help, TimedOut.
+        """
+        counts = [(0, request.settings.steps * request.settings.candidates) for request in requests]
+
+        def tell(index: int, done: int, wanted: int) -> None:
+            if on_progress is not None:
+                counts[index] = (done, wanted)
+                on_progress(sum(done for done, _ in counts), sum(wanted for _, wanted in counts))
+
+        with self._admitted(sum(request.settings.candidates for request in requests)):
+            try:
+                async with asyncio.timeout(self.settings.limits.request_s), asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._clip(request, keep_all, partial(tell, index) if on_progress else None))
+                        for index, request in enumerate(requests)
+                    ]
+            except TimeoutError:
+                raise TimedOut(
+                    f"not finished within {self.settings.limits.request_s:g} s, the service's limit; "
+                    "ask for fewer candidates or steps, or use /v1/batches"
+                ) from None
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    @contextmanager
+    def _admitted(self, candidates: int) -> Iterator[None]:
+        """Count the work in, or refuse it now rather than let it wait longer than anybody listens."""
+        limit = self.settings.limits.pending_candidates
+        if self.pending_candidates and self.pending_candidates + candidates > limit:
+            raise Overloaded(
+                f"{self.pending_candidates} candidates are under way or waiting, and {limit} is the limit; try again shortly",
+                retry_after_s=2,
+            )
+        self.pending_candidates += candidates
+        try:
+            yield
+        finally:
+            self.pending_candidates -= candidates
+
+    async def _clip(self, request: ClipRequest, keep_all: bool, on_progress: OnProgress | None) -> RankedClip:
+        """Draw candidates; draw again, with the next candidate indices, while the best is below the threshold."""
+        candidates: list[Candidate] = []
+        for draw in range(request.settings.max_redraws + 1):
+            candidates = ranked([*candidates, *await self._draw(request, draw, keep_all, on_progress)])
+            if passes(request.settings, candidates[0].score):
+                break
+        return RankedClip(request, tuple(candidates), passes(request.settings, candidates[0].score))
+
+    async def _draw(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> list[Candidate]:
+        """One draw; begun again when a replica dies with it. The seed is in the rows, so it becomes the same sound."""
+        for attempt in range(self.settings.retries + 1):
+            try:
+                return await self._draw_once(request, draw, keep_all, on_progress)
+            except ReplicaLost:
+                if attempt == self.settings.retries:
+                    raise
+                await asyncio.sleep(0.1 * 2**attempt)
+        raise AssertionError("the loop above returns or raises")
+
+    async def _draw_once(
+        self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None
+    ) -> list[Candidate]:
+        clip_id = uuid4().hex
+        responses: list[Any] = []
+        try:
+            with self._progress.watched(clip_id, on_progress):
+                responses.append(self.condition.remote(draw_batch([(clip_id, request)], draw)))
+                responses.append(self.sample.remote(responses[-1]))
+                responses.append(self.vocode.remote(responses[-1]))
+                responses.append(self.rank.remote(responses[-1], keep_all))
+                candidates: list[Candidate] = await responses[-1]
+                return candidates
+        except Exception as error:
+            raise named(error) from error
+        finally:
+            for response in responses:
+                response.cancel()  # what is finished does not mind
+
+
+class _Progress:
+    """Asks the sampling replicas how far they are, as long as somebody wants to know."""
+
+    def __init__(self, sample: DeploymentHandle):
+        self.sample = sample
+        self.watchers: dict[str, OnProgress] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def watched(self, clip_id: str, on_progress: OnProgress | None) -> Iterator[None]:
+        """Within this block `on_progress` is told about the clip."""
+        if on_progress is None:
+            yield
+            return
+        self.watchers[clip_id] = on_progress
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._poll())
+        try:
+            yield
+        finally:
+            del self.watchers[clip_id]
+
+    async def _poll(self) -> None:
+        while self.watchers:
+            try:
+                answers = await self.sample.broadcast("progress").results_async(timeout_s=5, return_exceptions=True)
+            except Exception:  # progress is a courtesy: the clip itself says what is wrong
+                answers = []
+            for answer in answers:
+                if isinstance(answer, dict):
+                    for clip_id, (done, wanted) in answer.items():
+                        if clip_id in self.watchers:
+                            self.watchers[clip_id](done, wanted)
+            await asyncio.sleep(PROGRESS_EVERY_S)
+
+
+def named(error: BaseException) -> BaseException:
+    """What happened, out of what Ray makes of it: an error of ours as it was raised, else a lost replica, else the error."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, FoleyError) and not hasattr(cause, "cause"):  # Ray's copy carries a whole traceback as its text
+            return cause
+    for cause in causes:
+        if isinstance(cause, BackPressureError):
+            return Overloaded("too many requests are waiting; try again shortly", retry_after_s=2)
+        if isinstance(cause, DeploymentUnavailableError):
+            return ServiceError(f"a part of the service could not be started: {cause}")
+    for cause in causes:
+        if isinstance(cause, LOST):
+            return ReplicaLost("a replica died while it worked on this, also after retries; try again shortly")
+    return error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it, by Ray's `cause` and Python's `__cause__`."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        inner = getattr(error, "cause", None)
+        error = inner if isinstance(inner, BaseException) else error.__cause__
