@@ -276,6 +276,40 @@ def generate(
 
 
 @app.command()
+def score(
+    data: Annotated[Path, typer.Option(help="dataset of `foley ingest`: real recordings to judge by")],
+    prompts: Annotated[Path, typer.Option(help="YAML of class: [wordings] that training never saw")],
+    out: Annotated[Path, typer.Option(help="folder for report.json, report.md, pictures and clips")],
+    model: Annotated[Path | None, typer.Option(help="model folder; with --ladder also one of some parts")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=2, help="clips per class")] = 10,
+    classifier: Annotated[
+        Path | None, typer.Option(help="folder of the classifier, trained there if there is none; OUT/classifier if not given")
+    ] = None,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help="real sounds through the parts that are there; nothing generated")
+    ] = False,
+    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = 3,
+    steps: Annotated[int, typer.Option(help="sampling steps")] = 20,
+    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = 2.5,
+    seed: Annotated[int, typer.Option(help="seed of each class's first clip")] = 0,
+) -> None:
+    """Judge a model against real recordings: accuracy, distances, novelty, and which stage loses what."""
+    with _settings_errors():
+        settings = ClipSettings.model_validate({"candidates": candidates, "steps": steps, "guidance": guidance})
+    from foley_ray.checkpoint import shipped_model
+    from foley_ray.evaluation.report import tables
+    from foley_ray.evaluation.run import run
+
+    with error_console.status("reading") as status:
+        report = run(
+            model or shipped_model(), data, prompts, out, classifier, count, _seed(seed), settings, not ladder, status.update
+        )
+    for table in tables(report):
+        out_console.print(table)
+    out_console.print(f"{out / 'report.md'}")
+
+
+@app.command()
 def serve(
     model: Annotated[Path | None, typer.Option(help="model folder")] = None,
     host: Annotated[str, typer.Option(help="address to listen on; any but this machine's own needs --api-keys")] = "127.0.0.1",

@@ -1,0 +1,70 @@
+"""Sounds as vectors to be compared: by CLAP, by the classifier, and as mel pictures at their best time shift.
+
+All take clips of one length (N, T) as recordings.clip prepares them, and none depends on the batch.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.fft import irfft, next_fast_len, rfft
+
+from foley_ray.audio.mel import LogMel
+from foley_ray.spec import AudioSpec
+from foley_ray.stages.condition import ConditionStage
+from foley_ray.stages.rank import RankStage
+
+MAX_ROWS = 32
+MEL_RANGE = 7.0
+"""What lies more than 61 dB below the loudest cell of a clip counts as silence: padding, noise floors, 16 bit."""
+MEL_POOL = 2
+"""Frames and bands that mel pictures are thinned by before they are shifted against each other."""
+
+
+class ClapEncoder:
+    """A model folder's CLAP. Raises ModelError if it has none."""
+
+    def __init__(self, model: Path):
+        self._audio, self._text = RankStage(model), ConditionStage(model)
+
+    def sounds(self, wave_NT: np.ndarray) -> np.ndarray:
+        """(N, D) unit embeddings."""
+        return self._audio.embed(list(wave_NT))
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """(N, D) unit embeddings, not tuned: those that rank."""
+        return self._text.embed(texts).cpu().numpy()
+
+
+@torch.inference_mode()
+def log_mels(wave_NT: np.ndarray, spec: AudioSpec) -> np.ndarray:
+    """(N, F, M) natural-log mels."""
+    log_mel = LogMel(spec)
+    parts = [log_mel(torch.from_numpy(wave_NT[start : start + MAX_ROWS])).numpy() for start in range(0, len(wave_NT), MAX_ROWS)]
+    return np.concatenate(parts) if parts else np.zeros((0, spec.mel_frames(spec.clip_samples), spec.mel_bands), np.float32)
+
+
+def shape_distance(mel_a_NFM: np.ndarray, mel_b_KFM: np.ndarray) -> np.ndarray:
+    """(N, K) distances between mel pictures, 0 (the same but for time and level) to about 1 (nothing in common).
+
+    1 less the highest correlation over all time shifts, of pictures floored 61 dB below their loudest cell, the floor as
+    zero: a copy is found wherever in the clip it starts, and silence matches nothing.
+    """
+    a_NFM, b_KFM = _unit_pictures(mel_a_NFM), _unit_pictures(mel_b_KFM)
+    frames = next_fast_len(a_NFM.shape[1] + b_KFM.shape[1], real=True)  # room for every shift without wrapping round
+    a_NQM, b_KQM = rfft(a_NFM, frames, axis=1), rfft(b_KFM, frames, axis=1)
+    best_NK = np.empty((len(a_NFM), len(b_KFM)), dtype=np.float32)
+    for row, a_QM in enumerate(a_NQM):
+        cross_KQ = np.einsum("qm,kqm->kq", a_QM, b_KQM.conj(), optimize=True)
+        best_NK[row] = irfft(cross_KQ, frames, axis=1).max(axis=1)
+    return (1 - best_NK).clip(min=0)
+
+
+def _unit_pictures(mel_NFM: np.ndarray) -> np.ndarray:
+    count, frames, bands = mel_NFM.shape
+    frames, bands = frames // MEL_POOL, bands // MEL_POOL
+    blocks = mel_NFM[:, : frames * MEL_POOL, : bands * MEL_POOL].reshape(count, frames, MEL_POOL, bands, MEL_POOL)
+    thin_NFM = blocks.mean(axis=(2, 4), dtype=np.float32)
+    above_NFM = (thin_NFM - thin_NFM.max(axis=(1, 2), keepdims=True, initial=-np.inf) + MEL_RANGE).clip(min=0)
+    unit_NFM: np.ndarray = above_NFM / np.linalg.norm(above_NFM, axis=(1, 2), keepdims=True).clip(min=1e-9)
+    return unit_NFM

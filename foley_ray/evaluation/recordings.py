@@ -1,0 +1,80 @@
+"""Real recordings of an ingested dataset, whole and in memory: what clips are judged against.
+
+Knows Parquet, not models. An evaluation looks at every row of some classes once, so it reads plainly, without Ray.
+"""
+
+import io
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile as sf
+
+from foley_ray.audio.wave import fit, level, repeat_to
+from foley_ray.data.augment import SHORT_S
+from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
+from foley_ray.errors import DatasetError
+from foley_ray.spec import AudioSpec
+
+PACE_S = 0.5
+"""Between the starts of a repeated event: a walking pace."""
+
+
+class Recording(NamedTuple):
+    """One row of a dataset."""
+
+    wave_T: np.ndarray
+    """float32, mono, at the dataset's rate, as recorded."""
+    class_name: str
+    split: Split
+    recording: str
+    """Rows cut from one recording share it: they are no independent witnesses."""
+    sha256: str
+
+
+def read_recordings(dataset: Path, spec: AudioSpec, classes: Collection[str] | None = None) -> list[Recording]:
+    """All rows of these classes (of all that have a class), in the dataset's order.
+
+    Raises DatasetError if the dataset is missing, damaged, at another rate than `spec`, or lacks one of the classes.
+    """
+    info = load_info(dataset)
+    if info.sample_rate_hz != spec.sample_rate_hz:
+        raise DatasetError(
+            f"dataset {dataset} is at {info.sample_rate_hz} Hz, the model at {spec.sample_rate_hz} Hz; ingest again"
+        )
+    missing = sorted(set(classes or ()) - set(info.classes))
+    if missing:
+        raise DatasetError(
+            f"dataset {dataset} has no class {', '.join(missing)}; it has {', '.join(info.classes) or 'no classes'}"
+        )
+    columns = ["audio", "class", "split", "recording", "sha256"]
+    try:
+        found = []
+        for path in sorted((dataset / DATA_FOLDER).glob("*.parquet")):
+            for row in pq.read_table(path, columns=columns).to_pylist():
+                if row["class"] and (classes is None or row["class"] in classes):
+                    wave_T, _ = sf.read(io.BytesIO(row["audio"]), dtype="float32")
+                    found.append(Recording(wave_T, row["class"], row["split"], row["recording"], row["sha256"]))
+    except (pa.ArrowException, OSError, sf.LibsndfileError) as error:
+        raise DatasetError(f"dataset {dataset} is damaged ({error}); ingest again") from None
+    return found
+
+
+def clip(wave_T: np.ndarray, spec: AudioSpec) -> np.ndarray:
+    """A sound as all judges hear it: levelled to the training peak, the first `clip_s` seconds, zeros after a shorter one.
+
+    A recording below a second is one event (a step, a key press), of which a clip holds several, and which alone hardly
+    anybody could name: it is repeated, at least PACE_S apart.
+    """
+    wave_T = level(wave_T)
+    if len(wave_T) < min(SHORT_S, spec.clip_s / 2) * spec.sample_rate_hz:
+        wave_T = repeat_to(fit(wave_T, max(len(wave_T), spec.samples(PACE_S))), spec.clip_samples)
+    return level(fit(wave_T, spec.clip_samples))
+
+
+def clips(waves: Sequence[np.ndarray], spec: AudioSpec) -> np.ndarray:
+    """(N, T) of `clip`."""
+    return np.stack([clip(wave_T, spec) for wave_T in waves]) if waves else np.zeros((0, spec.clip_samples), dtype=np.float32)

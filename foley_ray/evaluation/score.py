@@ -1,0 +1,260 @@
+"""How good is a model: clips generated from frozen prompts, and real sounds through its parts, against real recordings.
+
+Every clip, real or not, is heard as recordings.clip prepares it: levelled, `clip_s` long. Each number that rests on few clips
+carries its interval. Plain functions over arrays; report.py writes what comes out.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foley_ray.checkpoint import read_info
+from foley_ray.config import ClipSettings
+from foley_ray.errors import DatasetError
+from foley_ray.evaluation import metrics
+from foley_ray.evaluation.classifier import Classifier
+from foley_ray.evaluation.embed import ClapEncoder, log_mels, shape_distance
+from foley_ray.evaluation.ladder import rungs
+from foley_ray.evaluation.made import Made, made_clips
+from foley_ray.evaluation.recordings import Recording, clips
+from foley_ray.spec import AudioSpec
+
+MIN_RECORDINGS = 10
+"""With fewer recordings held out, a class's real accuracy also counts the cross-validated `train` rows."""
+SILENT_PEAK = 1e-3
+PERCENTILE = 1.0
+"""Of the distances between real clips of different recordings: what is nearer to a training clip counts as memorised."""
+LADDER_CLIPS = 40
+
+Numbers = dict[str, Any]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Real:
+    """The recordings of one class as clips (N, T), and which recording each was cut from."""
+
+    train_NT: np.ndarray
+    train_recordings: np.ndarray
+    eval_NT: np.ndarray
+    eval_recordings: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Recording], spec: AudioSpec) -> "Real":
+        """Both splits of one class."""
+        train, held = ([row for row in rows if row.split == split] for split in ("train", "eval"))
+        return cls(
+            clips([row.wave_T for row in train], spec),
+            np.array([row.recording for row in train]),
+            clips([row.wave_T for row in held], spec),
+            np.array([row.recording for row in held]),
+        )
+
+    def reference(self, most: int | None = None) -> np.ndarray:
+        """Clips to be compared with: eval, or where fewer than ten are held out all; at most `most`, drawn by a fixed seed."""
+        found_NT = self.eval_NT if len(self.eval_NT) >= MIN_RECORDINGS else np.concatenate([self.eval_NT, self.train_NT])
+        if most is None or len(found_NT) <= most:
+            return found_NT
+        return found_NT[np.sort(np.random.default_rng(0).permutation(len(found_NT))[:most])]
+
+
+def score(
+    model: Path,
+    real: Mapping[str, Real],
+    prompts: Mapping[str, Sequence[str]],
+    judge: Classifier,
+    out: Path,
+    count: int = 10,
+    seed: int = 0,
+    settings: ClipSettings | None = None,
+    whole: bool = True,
+    progress: Progress = print,
+) -> tuple[Numbers, dict[str, Made], dict[str, dict[str, np.ndarray]]]:
+    """The report as plain values, the generated clips per class, and one class's worth of clips per rung of the ladder.
+
+    With `whole` off only the ladder is climbed, which needs no more than the parts that are there. Generated clips are kept
+    in OUT/clips, and those already there (same model, prompts, seed, settings) are not made again. Raises ModelError for an
+    incomplete model, DatasetError for a class without recordings to compare with.
+    """
+    info = read_info(model)
+    spec = info.model.audio
+    for name, recordings in real.items():
+        if len(recordings.train_NT) < 2 or not len(recordings.eval_NT):
+            raise DatasetError(f"class {name} has too few recordings to judge by; leave it out of the prompts")
+    report: Numbers = {
+        "model": {"digest": info.digest, "preset": info.preset, "parts": {n: p.digest for n, p in info.parts.items()}},
+        "judge": judge.summary(),
+        "clip_s": spec.clip_s,
+        "sample_rate_hz": spec.sample_rate_hz,
+        "classes": {name: {"real": real_numbers(name, found, judge)} for name, found in real.items()},
+    }
+    steps, rebuilt = climb(model, real, judge, progress)
+    made: dict[str, Made] = {}
+    if whole:
+        settings = (settings or ClipSettings()).model_copy(update={"duration_s": spec.clip_s})
+        report["settings"] = {"count": count, "seed": seed, "clip": settings.model_dump(mode="json")}
+        made = made_clips(model, prompts, count, seed, settings, out / "clips", progress)
+        progress("judging")
+        clap = ClapEncoder(model)
+        for name, found in made.items():
+            numbers = generated_numbers(name, found, real[name], judge, clap, spec)
+            numbers["accuracy"]["over_real"] = over_real(numbers["accuracy"], report["classes"][name]["real"]["accuracy"])
+            report["classes"][name]["generated"] = numbers
+        report["pooled"] = pooled_numbers(made, real, judge, clap, spec)
+        steps["whole"] = {"accuracy": {n: report["classes"][n]["generated"]["accuracy"]["share"] for n in made}}
+    report["ladder"] = steps
+    return report, made, rebuilt
+
+
+def real_numbers(name: str, real: Real, judge: Classifier) -> Numbers:
+    """How well the classifier knows real clips of a class that it was not trained on."""
+    hits = judge.predict(real.eval_NT) == name
+    held = len(set(real.eval_recordings))
+    numbers: Numbers = {"clips": len(hits), "recordings": held, "train_clips": len(real.train_NT)}
+    counted, source = (int(hits.sum()), len(hits)), "eval"
+    if held < MIN_RECORDINGS and name in judge.info.cross_validated:
+        cv_hits, cv_of = judge.info.cross_validated[name]
+        counted, source = (counted[0] + cv_hits, counted[1] + cv_of), "eval and cross-validated train"
+    return numbers | {
+        "accuracy": {"hits": counted[0], "of": counted[1], "share": metrics.share(*counted), "from": source},
+        "eval_accuracy": metrics.share(int(hits.sum()), len(hits)),
+    }
+
+
+def generated_numbers(name: str, made: Made, real: Real, judge: Classifier, clap: ClapEncoder, spec: AudioSpec) -> Numbers:
+    """One class's generated clips: are they it, do they match their prompt, how far from real ones, how varied, how new."""
+    wave_NT = clips(made.waves, spec)
+    silent_N = np.array([np.abs(wave_T).max(initial=0.0) < SILENT_PEAK for wave_T in made.waves])
+    named = np.where(silent_N, "(silent)", judge.predict(wave_NT))
+    hits = named == name
+    others, counts = np.unique(named[~hits], return_counts=True)
+    clap_ND = clap.sounds(wave_NT)
+    return {
+        "clips": len(wave_NT),
+        "silent": int(silent_N.sum()),
+        "accuracy": {"hits": int(hits.sum()), "of": len(hits), "share": metrics.share(int(hits.sum()), len(hits))},
+        "taken_for": {str(others[i]): int(counts[i]) for i in np.argsort(-counts)},
+        "prompts": {
+            text: [int(hits[[p == text for p in made.prompts]].sum()), made.prompts.count(text)]
+            for text in dict.fromkeys(made.prompts)
+        },
+        "clap_score": metrics.bootstrap(np.mean, metrics.clap_scores(clap_ND, clap.texts(made.prompts))),
+        "clap": _against(clap_ND, clap.sounds(real.reference()), clap.sounds(real.train_NT)),
+        "judge": _against(judge.embed(wave_NT), judge.embed(real.reference()), judge.embed(real.train_NT)),
+        "novelty": novelty(wave_NT, real, clap, spec),
+    }
+
+
+def _against(made_ND: np.ndarray, reference_ND: np.ndarray, train_ND: np.ndarray) -> Numbers:
+    """Distances in one embedding; `kad_train`, real against real, is what a flawless model could be expected to reach."""
+    numbers: Numbers = {
+        "kad": metrics.kad(reference_ND, made_ND) if len(made_ND) > 1 else None,
+        "kad_train": metrics.kad(reference_ND, train_ND).value,
+        "diversity": metrics.diversity(made_ND) if len(made_ND) > 1 else None,
+        "diversity_real": metrics.diversity(reference_ND),
+    }
+    if len(reference_ND) > 5:
+        numbers["density"], numbers["coverage"] = metrics.density_coverage(reference_ND, made_ND)
+    return numbers
+
+
+def novelty(wave_NT: np.ndarray, real: Real, clap: ClapEncoder, spec: AudioSpec) -> Numbers:
+    """Nearest training clips, by CLAP and by mel picture, against two limits; held-out real clips as the control.
+
+    `like_for_like`: the first percentile of each real clip's distance to the nearest clip of another recording. `pairs`: that
+    of all pairs of different recordings. The nearest of n clips is nearer than a pair at random, so many real clips that no
+    one copied fall under the second limit: read it beside its control.
+    """
+    clap_ND, eval_ND, train_ND = clap.sounds(wave_NT), clap.sounds(real.eval_NT), clap.sounds(real.train_NT)
+    mel_NFM, eval_NFM, train_NFM = (log_mels(x, spec) for x in (wave_NT, real.eval_NT, real.train_NT))
+    distances = {
+        "clap": (1 - clap_ND @ train_ND.T, 1 - eval_ND @ train_ND.T, 1 - train_ND @ train_ND.T),
+        "mel": tuple(shape_distance(x, train_NFM) for x in (mel_NFM, eval_NFM, train_NFM)),
+    }
+    other = real.train_recordings[:, None] != real.train_recordings[None]
+    numbers: Numbers = {}
+    for measure, (made, held, within) in distances.items():
+        nearest_other = np.where(other, within, np.inf).min(axis=1)
+        numbers[measure] = {
+            "nearest_median": float(np.median(made.min(axis=1))),
+            "nearest_median_real": float(np.median(held.min(axis=1))),
+            "nearest_train_clip": [int(i) for i in made.argmin(axis=1)],
+        }
+        limits = {"like_for_like": nearest_other[np.isfinite(nearest_other)], "pairs": within[other]}
+        for rule, values in limits.items():
+            if len(values):  # a class of one recording has no pair to measure by
+                limit = float(np.percentile(values, PERCENTILE))
+                numbers[measure][rule] = {
+                    "limit": limit,
+                    "memorised": metrics.share(int((made.min(axis=1) < limit).sum()), len(made)),
+                    "memorised_real": metrics.share(int((held.min(axis=1) < limit).sum()), len(held)),
+                }
+    return numbers
+
+
+def over_real(made: Numbers, real: Numbers) -> metrics.Interval:
+    """Accuracy on generated over accuracy on real clips; the interval counts the chance in both."""
+    flags = [np.repeat([1.0, 0.0], [found["hits"], found["of"] - found["hits"]]) for found in (made, real)]
+    if not real["hits"]:
+        return metrics.Interval(float("nan"), float("nan"), float("nan"))
+    return metrics.bootstrap(lambda a, b: a.mean() / max(b.mean(), 1 / len(b)), *flags)
+
+
+def pooled_numbers(
+    made: Mapping[str, Made], real: Mapping[str, Real], judge: Classifier, clap: ClapEncoder, spec: AudioSpec
+) -> Numbers:
+    """All classes together: FAD, with that of as many real `train` clips as the measure of what small sets cost."""
+    made_NT = clips([wave_T for found in made.values() for wave_T in found.waves], spec)
+    count = max(len(found.waves) for found in made.values())
+    reference_NT = np.concatenate([real[name].reference(count) for name in made])
+    train_NT = np.concatenate(
+        [real[name].train_NT[np.random.default_rng(1).permutation(len(real[name].train_NT))[:count]] for name in made]
+    )
+    numbers: Numbers = {"generated": len(made_NT), "reference": len(reference_NT)}
+    for name, embed in (("clap", clap.sounds), ("judge", judge.embed)):
+        made_ND, reference_ND, train_ND = embed(made_NT), embed(reference_NT), embed(train_NT)
+        numbers[name] = {
+            "fad": metrics.fad(reference_ND, made_ND),
+            "fad_train": metrics.fad(reference_ND, train_ND),
+            "fad_inf": metrics.fad_inf(reference_ND, made_ND) if len(made_ND) >= 100 else None,
+            "kad": metrics.kad(reference_ND, made_ND),
+            "kad_train": metrics.kad(reference_ND, train_ND).value,
+        }
+    return numbers
+
+
+def climb(
+    model: Path, real: Mapping[str, Real], judge: Classifier, progress: Progress
+) -> tuple[Numbers, dict[str, dict[str, np.ndarray]]]:
+    """Held-out real clips through each rung: the classifier's accuracy, and the L1 distance of log-mels (nepers a cell).
+
+    Also returns the first clips of each class and rung, to look at.
+    """
+    spec = judge.spec
+    chosen = {name: found.eval_NT[:LADDER_CLIPS] for name, found in real.items()}
+    all_NT = np.concatenate(list(chosen.values()))
+    names = np.array(list(chain.from_iterable([name] * len(found) for name, found in chosen.items())))
+    real_NFM = log_mels(all_NT, spec)
+    shown = {"real": {name: found[:1] for name, found in chosen.items()}}
+    steps: Numbers = {"real": _rung(judge.predict(all_NT), names)}
+    for rung in rungs(model):
+        progress(f"{len(all_NT)} real clips through {rung.name}")
+        rebuilt_NT = rung(all_NT)
+        apart_N = np.abs(log_mels(rebuilt_NT, spec) - real_NFM).mean(axis=(1, 2))
+        levelled_NT = clips(list(rebuilt_NT), spec)
+        mel_l1 = {name: metrics.bootstrap(np.mean, apart_N[names == name]) for name in chosen}
+        steps[rung.name] = _rung(judge.predict(levelled_NT), names) | {"mel_l1": mel_l1}
+        shown[rung.name] = {name: rebuilt_NT[names == name][:1] for name in chosen}
+    return steps, shown
+
+
+def _rung(named: np.ndarray, names: np.ndarray) -> Numbers:
+    found = {}
+    for name in dict.fromkeys(names):
+        hits = named[names == name] == name
+        found[str(name)] = metrics.share(int(hits.sum()), len(hits))
+    return {"accuracy": found}
