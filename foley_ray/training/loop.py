@@ -257,7 +257,7 @@ class Trainer:
         try:
             for name, phase in self.bare.items():
                 sharding.spread_state(phase, self.optimisers[name], state["phases"][name], state["optimisers"][name])
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"checkpoint {folder} is of another task or preset: {error}") from None
         state["ema"]["shadow_params"] = sharding.spread_tensors(state["ema"]["shadow_params"], self.ema.shadow_params)
         self.ema.load_state_dict(state["ema"])

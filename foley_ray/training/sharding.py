@@ -24,6 +24,7 @@ UNIT_WEIGHTS = 10_000_000
 """Weights that are gathered at a time during a step: `large` has some forty such units."""
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+SPREAD = StateDictOptions(full_state_dict=True)
 
 
 def fsdp_plugin() -> FullyShardedDataParallelPlugin:
@@ -38,17 +39,43 @@ def fsdp_plugin() -> FullyShardedDataParallelPlugin:
 
 
 def whole_state(phase: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """State of a phase and of its optimiser, in one piece, on the CPU; in a group empty on all ranks but the first."""
-    return get_model_state_dict(phase, options=WHOLE), get_optimizer_state_dict(phase, optimiser, options=WHOLE)
+    """State of a phase and of its optimiser, by the names of the phase's weights.
+
+    Of one that is cut up: in one piece, on the CPU, on the first rank; empty on the others.
+    """
+    if _is_cut(phase):
+        return get_model_state_dict(phase, options=WHOLE), get_optimizer_state_dict(phase, optimiser, options=WHOLE)
+    # not torch's function here: it would give an optimiser that has not begun a first, empty step, on the saving rank alone
+    names, known = _trained(phase), optimiser.state_dict()
+    groups = [{**group, "params": [names[index] for index in group["params"]]} for group in known["param_groups"]]
+    return phase.state_dict(), {
+        "state": {names[index]: moments for index, moments in known["state"].items()},
+        "param_groups": groups,
+    }
 
 
 def spread_state(
     phase: nn.Module, optimiser: torch.optim.Optimizer, phase_state: dict[str, Any], optimiser_state: dict[str, Any]
 ) -> None:
-    """The inverse; every rank brings all of it. Raises RuntimeError or KeyError if it is of another model."""
-    options = StateDictOptions(full_state_dict=torch.distributed.is_initialized())
-    set_model_state_dict(phase, phase_state, options=options)
-    set_optimizer_state_dict(phase, optimiser, optimiser_state, options=options)
+    """The inverse; every rank brings all of it. Raises RuntimeError, KeyError or ValueError if it is of another model."""
+    if _is_cut(phase):
+        set_model_state_dict(phase, phase_state, options=SPREAD)
+        set_optimizer_state_dict(phase, optimiser, optimiser_state, options=SPREAD)
+        return
+    phase.load_state_dict(phase_state)
+    index = {name: number for number, name in enumerate(_trained(phase))}
+    groups = [{**group, "params": [index[name] for name in group["params"]]} for group in optimiser_state["param_groups"]]
+    state = {index[name]: moments for name, moments in optimiser_state["state"].items()}
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _is_cut(phase: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in phase.parameters())
+
+
+def _trained(phase: nn.Module) -> list[str]:
+    """Names of a phase's weights in the order of its optimiser."""
+    return [name for name, parameter in phase.named_parameters() if parameter.requires_grad]
 
 
 def whole_tensors(tensors: list[Tensor]) -> list[Tensor]:

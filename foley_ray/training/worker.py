@@ -29,7 +29,7 @@ from ray.util.metrics import Gauge
 from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import READER_CPUS, READERS, collate
-from foley_ray.errors import ConfigError, NonFiniteLoss, TrainingError
+from foley_ray.errors import ConfigError, NonFiniteLoss, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.training.loop import Hooks, Trainer
 from foley_ray.training.progress import Follower, MetricsWriter, logged_rows
@@ -172,13 +172,21 @@ def worker_loop(config: dict[str, Any]) -> str | None:
                 trainer.state()
             ray.train.report(metrics)
             return
-        with tempfile.TemporaryDirectory(prefix="foley-") as folder:
-            with trainer.averaged_weights() as averaged:
-                parts = dict(averaged.named_children()) if trainer.sharded else task.finished()
-                _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
-            trainer.save(Path(folder))
-            name = f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        try:
+            with tempfile.TemporaryDirectory(prefix="foley-") as folder:
+                with trainer.averaged_weights() as averaged:
+                    parts = dict(averaged.named_children()) if trainer.sharded else task.finished()
+                    _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
+                trainer.save(Path(folder))
+                name = (
+                    f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
+                )
+                ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+        except OSError as error:  # a full disk, a share that is gone: the workers are started again, maybe it is over by then
+            raise OutputError(
+                f"the checkpoint of step {step} cannot be written to {run.out}: {error.strerror or error}; make room there or "
+                f"in {tempfile.gettempdir()}, then the same command goes on from the one before"
+            ) from error
 
     gauges = Gauges(run.task)
 

@@ -1,12 +1,14 @@
 """What a week of cluster time meets, done for real: workers killed at random moments, a torn checkpoint, a damaged row.
 
-FOLEY_KILLS sets how many workers are killed (3; the full check takes 10).
+FOLEY_KILLS sets how many workers are killed (3; the full check takes 10). Lost nodes are in tests/cluster/test_nodes.py.
 """
 
 import json
 import os
 import random
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -128,3 +130,29 @@ def test_a_row_damaged_after_ingest_ends_the_run_with_its_name(place: Path, tmp_
     damaged = table["sha256"][3].as_py()[:12]
     with pytest.raises(TrainingError, match=f"row {damaged} of the dataset is damaged"):
         run_job(job(place, "damaged", data=tmp_path / "dataset", max_failures=0))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB; the tiny VAE's checkpoints take 1 MB each."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"only who may mount can have a full disk: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_ends_the_run_by_name_and_with_room_it_goes_on(place: Path, small_disk: Path, unbroken: Path) -> None:
+    def fill(metrics: dict[str, float]) -> None:
+        if metrics["step"] == 5:
+            filled = subprocess.run(["dd", "if=/dev/zero", f"of={small_disk / 'filler'}"], capture_output=True, text=True)
+            assert "No space left" in filled.stderr
+
+    changes = {"out": small_disk / "run", "max_failures": 1}
+    with pytest.raises(TrainingError, match=r"checkpoint of step 8 cannot be written to .*: .*No space left.*make room"):
+        run_job(job(place, "", settings={"steps": 12}, **changes), fill)
+    (small_disk / "filler").unlink()
+    run_job(job(place, "", settings={"steps": 12}, **changes))
+    assert losses_of(small_disk / "run") == losses_of(unbroken)[:12]

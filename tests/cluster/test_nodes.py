@@ -1,0 +1,67 @@
+"""Several Ray nodes on one machine; one of them dies while its worker trains."""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from foley_ray.data.ingest import ingest
+from foley_ray.data.procedural import write_recordings
+from foley_ray.jobfile import TrainJob
+from foley_ray.training.worker import run_job
+
+pytestmark = pytest.mark.cluster
+STEPS = 24
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head that works not, and two nodes with a core each for a worker and its readers."""
+    if ray.is_initialized():
+        ray.shutdown()
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"driver": 1}})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="WARNING")
+    try:
+        yield nodes
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp_path: Path) -> None:
+    write_recordings(tmp_path / "recordings", count_per_class=4)
+    ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=22_050)
+    settings = {"steps": STEPS, "batch_size": 2, "log_every": 1, "checkpoint_every": 4, "adversarial_from": STEPS}
+    content = {"task": "vae", "preset": "tiny", "data": tmp_path / "dataset", "workers": 2, "settings": settings}
+    steps: list[int] = []
+    lost: list[float] = []
+    back: list[float] = []
+
+    def lose_a_node(metrics: dict[str, float]) -> None:
+        if lost and not back and metrics["step"] <= steps[-1]:
+            back.append(time.monotonic())
+        steps.append(int(metrics["step"]))
+        if not lost and metrics["step"] >= 10:
+            cluster.remove_node(cluster.worker_nodes[-1], allow_graceful=False)
+            lost.append(time.monotonic())
+            cluster.add_node(num_cpus=1)
+
+    run_job(TrainJob(**content, out=tmp_path / "broken"), lose_a_node)
+    assert lost, "the run was over before a node was lost"
+    again = [now for before, now in pairwise(steps) if now <= before]
+    assert len(again) == 1, f"the steps were {steps}"
+    assert max(steps[: steps.index(again[0]) + 1]) - again[0] < 4 + 4, "more than a checkpoint interval was lost"
+    run_job(TrainJob(**content, out=tmp_path / "unbroken"))
+    losses = [
+        [json.loads(line)["generator/l1"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("broken", "unbroken")
+    ]
+    assert losses[0] == losses[1]
+    print(f"back at step {again[0]} {back[0] - lost[0]:.0f} s after the loss")
