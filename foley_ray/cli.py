@@ -121,6 +121,7 @@ def train(
     workers: Annotated[str, typer.Option(help="Ray Train workers; 1-4 follows what the cluster has")] = "2",
     gpu: Annotated[bool, typer.Option(help="one GPU per worker")] = False,
     shippable_only: Annotated[bool, typer.Option(help="use only rows whose licence lets the model be given away")] = False,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="learn from this class alone; repeatable")] = None,
     captions: Annotated[
         Path | None, typer.Option(help="YAML of class: [wordings], drawn instead of the rows' captions")
     ] = None,
@@ -141,6 +142,7 @@ def train(
             "settings": changes,
             "tuning": {"kind": tuning} if tuning else None,
             "shippable_only": shippable_only,
+            "classes": tuple(classes or ()),
             "captions": captions,
             "workers": _workers(workers),
             "gpu": gpu,

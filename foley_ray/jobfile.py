@@ -51,6 +51,7 @@ class TrainJob(Settings):
     settings: dict[str, Any] = Field({}, description="changes to the preset's training settings")
     tuning: TuningConfig | None = Field(None, description="finetune: another form of the tuning layer")
     shippable_only: bool = False
+    classes: tuple[str, ...] = Field((), description="learn from rows of these classes alone; empty for all")
     captions: Path | None = Field(None, description="YAML of class: [wordings], drawn instead of the rows' captions")
     workers: int | tuple[int, int] = Field(2, description="how many; or [at least, at most], and the run follows the cluster")
     gpu: bool = False

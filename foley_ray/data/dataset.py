@@ -9,6 +9,7 @@ permuted windows and never held whole). With fewer windows than workers, workers
 with more, each worker reads windows of its own, and nothing is read twice.
 """
 
+import difflib
 import io
 import time
 from abc import ABC, abstractmethod
@@ -51,6 +52,7 @@ class StreamSettings(Settings):
 
     split: str = "train"
     shippable_only: bool = False
+    only_classes: tuple[str, ...] = Field((), description="rows of these classes alone; empty for all")
     seed: int = 0
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = False
@@ -176,7 +178,11 @@ class TrainingStream:
         kind: type[Window],
         **window_options: Any,
     ):
-        """Raises DatasetError if the folder is damaged or has no rows of the wanted kind."""
+        """Raises DatasetError if the folder is damaged, has no rows of the wanted kind or does not know a wanted class."""
+        for name in settings.only_classes:
+            if name not in classes:
+                near = ", ".join(difflib.get_close_matches(name, classes, n=3)) or ", ".join(classes[:6])
+                raise DatasetError(f"{folder} has no class {name!r} among its {len(classes)}; did you mean: {near}")
         self.settings = settings
         self.classes = classes
         self._open: Callable[..., Window] = partial(
@@ -185,7 +191,7 @@ class TrainingStream:
         self._columns = (*kind.columns, "class", "split", "shippable", "sha256")
         try:
             groups = _windows(folder)
-            sizes = [_selected(_read(window, ("split", "shippable")), settings).num_rows for window in groups]
+            sizes = [_selected(_read(window, ("split", "shippable", "class")), settings).num_rows for window in groups]
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"dataset {folder} is damaged ({error}); make it again") from None
         if not groups:
@@ -326,4 +332,6 @@ def _selected(table: pa.Table, settings: StreamSettings) -> pa.Table:
     keep = np.asarray(table["split"]) == settings.split
     if settings.shippable_only:
         keep &= np.asarray(table["shippable"])
+    if settings.only_classes:
+        keep &= np.isin(table["class"].to_pylist(), settings.only_classes)
     return table.filter(pa.array(keep))

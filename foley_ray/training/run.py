@@ -58,6 +58,8 @@ class Run:
     init: tuple[Path, ...] = ()
     """Model or run folders that give frozen parts and the warm start; of two with the same part the later one's is taken."""
     shippable_only: bool = False
+    classes: tuple[str, ...] = ()
+    """The only classes to learn from; all when empty."""
     captions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     workers: int | tuple[int, int] = 2
     """How many, or at least and at most how many: then the run starts with, and grows and shrinks to, what the cluster has."""
@@ -76,6 +78,7 @@ class Run:
             out=job.out.resolve(),
             init=tuple(path.resolve() for path in job.init),
             shippable_only=job.shippable_only,
+            classes=job.classes,
             captions=read_captions(job.captions) if job.captions else {},
             workers=job.workers,
             use_gpu=job.gpu,
@@ -105,6 +108,7 @@ class Run:
             balance=self.train.balance,
             augment=self.train.augment,
             shippable_only=self.shippable_only,
+            only_classes=self.classes,
             captions=self.captions,
             word_dropout=self.train.word_dropout,
         )
@@ -130,6 +134,7 @@ class Run:
             "dataset": self.data_digest(),
             "init": {str(name): owner.parts[name].digest for name, (_, owner) in self.given().items()},
             "shippable_only": self.shippable_only,
+            "classes": list(self.classes),
             "captions": captions_digest(self.captions),
         }
 

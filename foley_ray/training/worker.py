@@ -259,6 +259,7 @@ def _export(
         "wall_s": round(wall_s, 1),
         "dataset": run.data_digest()[:16],
         "shippable_only": run.shippable_only,
+        "classes": list(run.classes),
         "captions": captions_digest(run.captions),
         "settings": run.train.model_dump(mode="json"),
         "metrics": {name: round(value, 6) for name, value in metrics.items()},

@@ -149,3 +149,14 @@ def test_datasets_that_do_not_fit_say_why(dataset: Path, tmp_path: Path) -> None
         training_stream(dataset, StreamSettings(split="other"), SPEC)
     with pytest.raises(DatasetError, match="no dataset at"):
         training_stream(tmp_path / "nothing", StreamSettings(), SPEC)
+
+
+def test_only_the_classes_asked_for_are_drawn(dataset: Path) -> None:
+    names = load_info(dataset).classes
+    wanted = (names[0], names[3])
+    stream = training_stream(dataset, StreamSettings(only_classes=wanted), SPEC)
+    (batch,) = stream.batches(0, 1, stream.rows_per_epoch, range(1))
+    assert {stream.classes[index] for index in batch["class_id"]} == set(wanted)
+    assert stream.rows_per_epoch == sum(load_info(dataset).counts["train"][name] for name in wanted)
+    with pytest.raises(DatasetError, match=rf"no class '{names[0]}s' among its {len(names)}; did you mean: {names[0]}"):
+        training_stream(dataset, StreamSettings(only_classes=(f"{names[0]}s",)), SPEC)
