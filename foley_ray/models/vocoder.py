@@ -129,7 +129,8 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         hidden_BCF = self.norm_in(hidden_BCF.transpose(1, 2)).transpose(1, 2)
         for block in self.blocks:
             hidden_BCF = block(hidden_BCF)
-        head_BFK = self.head(self.norm_out(hidden_BCF.transpose(1, 2)))
+        with torch.autocast(hidden_BCF.device.type, enabled=False):  # in bfloat16 phases would be off by 1 %
+            head_BFK = self.head(self.norm_out(hidden_BCF.transpose(1, 2).to(self.head.weight.dtype)))
         log_magnitude_BFK, phase_BFK = head_BFK.float().chunk(2, dim=2)  # no FFT in half precision
         magnitude_BFK = log_magnitude_BFK.exp().clamp(max=MAX_MAGNITUDE)
         return self._overlap_add(torch.fft.irfft(torch.polar(magnitude_BFK, phase_BFK), n=self.n_fft, dim=2))
