@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from rich.console import Console
 from foley_ray import __version__
 from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.errors import ConfigError, FoleyError, PromptError
-from foley_ray.jobfile import CacheJob, IngestJob, TrainJob, assignment, make_job
+from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,13 +75,15 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 @app.command()
 def ingest(
-    source: Annotated[
-        Path, typer.Argument(help="folder with metadata.csv, one folder per class, or a Hugging Face audiofolder")
-    ],
+    source: Annotated[str, typer.Argument(help="folder of recordings, or a URI of one: s3://, gs://, hf://, ...")],
     out: Annotated[Path, typer.Option(help="dataset folder to write")],
+    layout: Annotated[
+        str, typer.Option(help=f"how the source is laid out: {' | '.join(get_args(Layout))} (the first that fits)")
+    ] = "auto",
     preset_name: Annotated[str, typer.Option("--preset", help=f"sets the sample rate: {', '.join(PRESETS)}")] = "default",
     eval_share: Annotated[float, typer.Option(help="share of recordings held out, where the source has no split")] = 0.1,
     max_duration: Annotated[float, typer.Option(help="longer recordings are left out, seconds")] = 30.0,
+    max_bad_share: Annotated[float, typer.Option(help="refuse a source of which more than this cannot be used")] = 0.5,
     overwrite: Annotated[bool, typer.Option(help="replace a finished dataset at --out")] = False,
 ) -> None:
     """Read, check and convert recordings into a Parquet dataset; what cannot be used is listed with its reason."""
@@ -89,10 +91,12 @@ def ingest(
         IngestJob,
         {
             "source": source,
+            "layout": layout,
             "out": out,
             "preset": preset_name,
             "eval_share": eval_share,
             "max_duration_s": max_duration,
+            "max_bad_share": max_bad_share,
             "overwrite": overwrite,
         },
     )

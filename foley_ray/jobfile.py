@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from foley_ray.config import (
     MAX_SEED,
@@ -28,15 +28,27 @@ from foley_ray.config import (
 )
 from foley_ray.errors import ConfigError, FoleyError
 
+Layout = Literal[
+    "auto", "metadata", "fsd50k", "clotho", "audiocaps", "audioset", "wavcaps", "freesound", "folders", "webdataset", "parquet"
+]  # fmt: skip
+"""How a source may be laid out, in the order in which foley_ray.data.sources tries them."""
+
+
+def _place(value: Any) -> Any:
+    """A URI as it is, anything else as a path: a Path would make s3:/bucket of s3://bucket."""
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
 
 class IngestJob(Settings):
     """jobs/ingest.py: recordings -> dataset."""
 
-    source: Path
+    source: Annotated[Path | str, BeforeValidator(_place)] = Field(description="folder, or URI such as s3://bucket/recordings")
+    layout: Layout = Field("auto", description="how the source is laid out; auto: the first layout that fits")
     out: Path
     preset: str = Field("default", description="sets the sample rate")
     eval_share: float = Field(0.1, ge=0, le=1, description="share of recordings held out, where the source has no split")
     max_duration_s: float = Field(30.0, gt=0)
+    max_bad_share: float = Field(0.5, ge=0, le=1, description="of the recordings may be unusable before the source is refused")
     overwrite: bool = False
 
 

@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from foley_ray.config import PRESETS, TASKS
 from foley_ray.errors import ConfigError
-from foley_ray.jobfile import GenerateJob, IngestJob, TrainJob, assignment, load_job
+from foley_ray.jobfile import GenerateJob, IngestJob, Layout, TrainJob, assignment, load_job, make_job
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
@@ -79,3 +80,16 @@ def test_settings_are_checked_against_the_preset() -> None:
     job = TrainJob(task="vae", data=Path("d"), out=Path("o"), settings={"lr": 0.5, "speed": 2})
     with pytest.raises(ConfigError, match="speed: no such setting"):
         job.resolved()
+
+
+def test_the_layouts_offered_are_those_there_are() -> None:
+    from foley_ray.data.sources import LAYOUTS
+
+    assert get_args(Layout) == ("auto", *(layout.name for layout in LAYOUTS))
+    with pytest.raises(ConfigError, match="'webdataset'"):
+        make_job(IngestJob, {"source": "a", "out": "b", "layout": "tar"})
+
+
+@pytest.mark.parametrize(("source", "kept"), [("s3://bucket/a", "s3://bucket/a"), ("a//b", Path("a/b"))])
+def test_a_uri_stays_as_it_is(source: str, kept) -> None:
+    assert make_job(IngestJob, {"source": source, "out": "b"}).source == kept

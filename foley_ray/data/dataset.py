@@ -125,18 +125,21 @@ class Window(ABC):
 class AudioWindow(Window):
     """Recordings, decoded and cropped on the fly: columns wave (int16, T) and caption."""
 
-    columns = ("audio", "caption")
+    columns = ("audio", "caption", "other_captions")
 
     def __init__(self, table: pa.Table, index: int, settings: StreamSettings, classes: Mapping[str, int], *, spec: AudioSpec):
         super().__init__(table, index, settings, classes)
         self.spec = spec
         self.audio, self.captions = table["audio"], table["caption"].to_pylist()
+        # absent from datasets of before it was there
+        others = table["other_captions"].to_pylist() if "other_captions" in table.column_names else [None] * len(self.captions)
+        self.others: list[list[str] | None] = others
         # what may be mixed with what: rows of one class, or without classes of one caption
         kinds = [name or f"caption {text}" for name, text in zip(self.names, self.captions, strict=True)]
         self.kinds = np.unique(kinds, return_inverse=True)[1]
 
     def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
-        """One crop, and the caption or one of its class's wordings."""
+        """One crop, and one of the sound's captions or of its class's wordings."""
         mates = np.flatnonzero(self.kinds == self.kinds[row])
         wave_T = training_crop(
             self._decode(row),
@@ -146,7 +149,9 @@ class AudioWindow(Window):
             self.settings.augment,
             another=lambda: self._decode(int(rng.choice(mates))),
         )
-        caption = self.settings.wording(self.captions[row], self.names[row], rng)
+        others = self.others[row]
+        caption = str(rng.choice([self.captions[row], *others])) if others else self.captions[row]
+        caption = self.settings.wording(caption, self.names[row], rng)
         return {"wave": (wave_T * 32767).astype(np.int16), "caption": caption}
 
     def _decode(self, row: int) -> np.ndarray:

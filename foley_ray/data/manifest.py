@@ -39,8 +39,9 @@ ROW_SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),  # of the source file's bytes, in hex: the row's id
         pa.field("duration_s", pa.float32(), nullable=False),
         pa.field("sample_rate_hz", pa.int32(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # path relative to the ingested folder
+        pa.field("source", pa.string(), nullable=False),  # its name below the ingested folder or URI
         pa.field("shippable", pa.bool_(), nullable=False),  # may a model trained on this row be given away?
+        pa.field("other_captions", pa.list_(pa.string())),  # of a source with several per sound: training draws one of all
     ]
 )
 
@@ -61,11 +62,12 @@ class Reason(StrEnum):
     MISSING = "missing"  # no such file, or not readable
     EMPTY = "empty"  # no bytes, or no samples
     NOT_AUDIO = "not_audio"  # no format that libsndfile knows
-    CORRUPT = "corrupt"  # audio that breaks off or contradicts its header
+    CORRUPT = "corrupt"  # audio that breaks off or contradicts its header, and archives that do
     NOT_FINITE = "not_finite"  # NaN or infinite samples
     SILENT = "silent"
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
+    TOO_LARGE = "too_large"  # more bytes than one recording may have in memory
     NO_CAPTION = "no_caption"  # neither a caption nor a class
     DUPLICATE = "duplicate"  # the same bytes as an earlier recording
 

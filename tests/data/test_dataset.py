@@ -1,7 +1,10 @@
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,6 +136,36 @@ def test_wordings_replace_captions_of_their_class_alone(dataset: Path) -> None:
         assert reworded == rain
         seen.add(rain)
     assert seen == {True, False}
+
+
+def test_each_of_a_sounds_captions_is_drawn(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(dataset / "dataset.json", tmp_path)
+    for file in (dataset / "data").iterdir():
+        table = pq.read_table(file)
+        others = [[f"{caption} again"] if caption == "rain" else [] for caption in table["caption"].to_pylist()]
+        column = table.schema.get_field_index("other_captions")
+        table = table.set_column(column, "other_captions", pa.array(others, pa.list_(pa.string())))
+        pq.write_table(table, tmp_path / "data" / file.name)
+    stream, plain = (training_stream(folder, StreamSettings(), SPEC) for folder in (tmp_path, dataset))
+    seen = Counter()
+    steps = range(5 * stream.rows_per_epoch)
+    for batch, other in zip(stream.batches(0, 1, 1, steps), plain.batches(0, 1, 1, steps), strict=True):
+        assert np.array_equal(batch["wave"], other["wave"])  # captions are drawn after the crop
+        caption = str(batch["caption"][0])
+        assert caption.removesuffix(" again") == str(other["caption"][0])
+        seen[caption] += 1
+    assert seen["rain"] > 3
+    assert seen["rain again"] > 3
+
+
+def test_datasets_of_before_there_were_other_captions_are_read(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(dataset / "dataset.json", tmp_path)
+    for file in (dataset / "data").iterdir():
+        pq.write_table(pq.read_table(file).drop_columns("other_captions"), tmp_path / "data" / file.name)
+    old, new = (training_stream(folder, StreamSettings(augment=True), SPEC) for folder in (tmp_path, dataset))
+    assert rows_of(old) == rows_of(new)
 
 
 def test_collate_gives_float_waves_and_plain_lists(dataset: Path) -> None:

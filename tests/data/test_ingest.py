@@ -3,8 +3,10 @@
 import fcntl
 import hashlib
 import io
+import json
 import logging
 import os
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -12,166 +14,21 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from sounds import RATE_HZ, encoded, halve, lay_out, save, tone
 
 from foley_ray.data import ingest as ingest_module
-from foley_ray.data.ingest import MAX_DEATHS, IngestSettings, _Fault, _int16, ingest, load_wave
-from foley_ray.data.manifest import QUARANTINE_SCHEMA, ROW_SCHEMA, Reason, load_info
+from foley_ray.data.ingest import MAX_DEATHS, TASK_SCHEMA, IngestSettings, ingest
+from foley_ray.data.manifest import QUARANTINE_SCHEMA, ROW_SCHEMA, load_info
 from foley_ray.data.procedural import write_recordings
 from foley_ray.data.sources import read_source
+from foley_ray.data.storage import Storage
 from foley_ray.errors import OutputError, SourceError
-
-RATE_HZ = 22050
-
-
-def tone(rate_hz=RATE_HZ, duration_s=0.5, channels=1, level=0.5, hz=440.0):
-    wave = level * np.sin(2 * np.pi * hz * np.arange(round(duration_s * rate_hz)) / rate_hz)
-    return np.stack([wave] * channels, axis=1)
-
-
-def save(file, wave=None, rate_hz=RATE_HZ, **options):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(file, tone(rate_hz) if wave is None else wave, rate_hz, **options)
-    return file
-
-
-def halve(file):
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    return file
 
 
 def rows_of(source):
     """The rows of a source as the driver hands them to the tasks."""
     recordings = read_source(source)[1]
     return [ingest_module._row(n, recording, IngestSettings()) | {"sha256": "-"} for n, recording in enumerate(recordings)]
-
-
-def fault_of(path, root=None, **options):
-    with pytest.raises(_Fault) as caught:
-        load_wave(path, root or path.parent, RATE_HZ, IngestSettings(**options))
-    return caught.value.reason
-
-
-# ----------------------------------------------------------------------------------------- one file at a time, without Ray
-
-
-@pytest.mark.parametrize(
-    ("name", "rate_hz", "channels", "options"),
-    [
-        ("mono.wav", 22050, 1, {"subtype": "PCM_16"}),
-        ("studio.wav", 48000, 2, {"subtype": "PCM_24"}),
-        ("float.wav", 44100, 1, {"subtype": "FLOAT"}),
-        ("phone.wav", 8000, 1, {"subtype": "ULAW"}),
-        ("surround.flac", 96000, 6, {"subtype": "PCM_24"}),
-        ("mac.aiff", 44100, 2, {"subtype": "PCM_16"}),
-        ("web.ogg", 44100, 2, {}),
-        ("voice.ogg", 48000, 1, {"subtype": "OPUS"}),
-        ("music.mp3", 44100, 2, {}),
-        ("mistaken.raw", 44100, 1, {"format": "WAV"}),
-    ],
-)
-def test_formats_rates_and_channels(tmp_path, name, rate_hz, channels, options):
-    file = save(tmp_path / name, tone(rate_hz, channels=channels), rate_hz, **options)
-    wave = load_wave(file, tmp_path, RATE_HZ, IngestSettings())
-    assert wave.dtype == np.int16
-    # lossy coders pad: an MP3 frame is 1152 samples, and one may stand at each end
-    assert len(wave) == pytest.approx(0.5 * RATE_HZ, abs=2 if name.split(".")[1] not in ("mp3", "ogg") else 1400)
-    middle = wave[4000:8096] / 2**15
-    spectrum = np.abs(np.fft.rfft(middle * np.hanning(4096)))
-    assert np.argmax(spectrum) * RATE_HZ / 4096 == pytest.approx(440, abs=6)  # one bin is 5.4 Hz
-    assert np.abs(middle).max() == pytest.approx(0.5, abs=0.03)
-
-
-@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.flac", "a.mp3", "a.au"])
-def test_a_file_that_breaks_off_is_corrupt(tmp_path, name):
-    assert fault_of(halve(save(tmp_path / name, tone(duration_s=2)))) == Reason.CORRUPT
-
-
-def test_a_wav_written_to_a_pipe_does_not_break_off(tmp_path):
-    file = save(tmp_path / "a.wav")
-    content = bytearray(file.read_bytes())
-    at = content.find(b"data") + 4
-    content[at : at + 4] = content[4:8] = b"\xff" * 4  # length unknown when the header was written
-    file.write_bytes(content)
-    assert len(load_wave(file, tmp_path, RATE_HZ, IngestSettings())) == 11025
-
-
-def test_a_few_missing_bytes_are_forgiven(tmp_path):
-    file = save(tmp_path / "a.wav")
-    file.write_bytes(file.read_bytes()[:-20])
-    assert len(load_wave(file, tmp_path, RATE_HZ, IngestSettings())) == 11015
-
-
-def test_nan_silence_and_lengths(tmp_path):
-    hole = tone()
-    hole[100:103] = np.nan
-    assert fault_of(save(tmp_path / "nan.wav", hole, subtype="FLOAT")) == Reason.NOT_FINITE
-    assert fault_of(save(tmp_path / "inf.wav", np.full((9000, 1), np.inf), subtype="FLOAT")) == Reason.NOT_FINITE
-    assert fault_of(save(tmp_path / "zeros.wav", 0 * tone())) == Reason.SILENT
-    assert fault_of(save(tmp_path / "faint.wav", tone(level=5e-5), subtype="FLOAT")) == Reason.SILENT
-    opposed = tone(channels=2) * [1, -1]
-    assert fault_of(save(tmp_path / "opposed.wav", opposed)) == Reason.SILENT  # the channels cancel out
-    assert fault_of(save(tmp_path / "blip.wav", tone(duration_s=0.01))) == Reason.TOO_SHORT
-    assert fault_of(save(tmp_path / "long.wav", tone(duration_s=2)), max_duration_s=1.9) == Reason.TOO_LONG
-    assert fault_of(save(tmp_path / "none.wav", tone(duration_s=0))) == Reason.EMPTY
-
-
-def test_a_huge_header_is_not_believed(tmp_path, monkeypatch):
-    file = save(tmp_path / "a.wav")
-    content = bytearray(file.read_bytes())
-    content[24:28] = (400_000_000).to_bytes(4, "little")  # its sample rate
-    (tmp_path / "b.wav").write_bytes(content)
-    monkeypatch.setattr(soundfile.SoundFile, "read", None)  # nothing may be decoded
-    assert fault_of(tmp_path / "b.wav") == Reason.CORRUPT
-    assert fault_of(save(tmp_path / "c.wav", tone(duration_s=2)), max_duration_s=1) == Reason.TOO_LONG
-
-
-def test_what_is_no_audio(tmp_path):
-    (tmp_path / "text.wav").write_text("hello, I am not audio" * 40)
-    (tmp_path / "zero.wav").touch()
-    assert fault_of(tmp_path / "text.wav") == Reason.NOT_AUDIO
-    assert fault_of(tmp_path / "zero.wav") == Reason.EMPTY
-
-
-def test_paths_stay_in_the_source_folder(tmp_path):
-    root = tmp_path / "source"
-    inside, outside = save(root / "a.wav"), save(tmp_path / "b.wav")
-    (root / "link.wav").symlink_to(inside)
-    (root / "escape.wav").symlink_to(outside)
-    (root / "circle.wav").symlink_to(root / "circle.wav")
-    os.mkfifo(root / "pipe.wav")
-    assert len(load_wave(root / "link.wav", root, RATE_HZ, IngestSettings())) == 11025
-    for path in (root / "../b.wav", root / outside, root / "escape.wav"):
-        assert fault_of(path, root) == Reason.OUTSIDE
-    for path in (root, root / "gone.wav", root / "circle.wav", root / "pipe.wav", root / "nul\0.wav", root / ("x" * 300)):
-        assert fault_of(path, root) == Reason.MISSING
-
-
-@given(st.binary(max_size=400), st.sampled_from(["", "RIFF", "fLaC", "OggS", "FORM", "caff", ".snd"]))
-@settings(max_examples=60, deadline=None)
-def test_any_bytes_give_a_wave_or_a_reason(tmp_path_factory, content, magic):
-    file = tmp_path_factory.getbasetemp() / "fuzz.wav"
-    file.write_bytes(magic.encode() + content)
-    try:
-        load_wave(file, file.parent, RATE_HZ, IngestSettings())
-    except _Fault as fault:
-        assert fault.reason in (Reason.NOT_AUDIO, Reason.CORRUPT, Reason.EMPTY, Reason.TOO_SHORT, Reason.SILENT)  # noqa: PT017
-
-
-@given(st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1))
-def test_16_bit_sound_is_kept_bit_for_bit(samples):
-    wave = np.array(samples, dtype=np.int16)
-    np.testing.assert_array_equal(_int16(wave.astype(np.float32) / np.float32(2**15)), wave)
-
-
-@given(st.lists(st.floats(-4, 4, width=32), min_size=1))
-def test_louder_sound_is_scaled_not_clipped(samples):
-    wave = np.array(samples, dtype=np.float32)
-    made = _int16(wave) / 2**15
-    factor = max(1.0, wave.max() / (1 - 2**-15), -wave.min())
-    np.testing.assert_allclose(made, wave / factor, atol=2**-15)
 
 
 # ------------------------------------------------------------------------------------------------------ a whole source
@@ -297,14 +154,13 @@ def test_the_same_source_gives_the_same_bytes_however_it_is_cut_up(ray_local, tm
 
 def test_row_groups_are_bounded(ray_local, tmp_path):
     source = write_recordings(tmp_path / "source", count_per_class=2)
-    rows = [
-        ingest_module._row(n, row, IngestSettings()) | {"sha256": ""}
-        for n, row in enumerate(ingest_module.read_source(source)[1])
-    ]
+    rows = rows_of(source)
     (tmp_path / "data").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ingest_module, "ROW_GROUP_BYTES", 100_000)
-        ingest_module._write_file(pa.Table.from_pylist(rows), tmp_path / "data", source, RATE_HZ, IngestSettings())
+        ingest_module._write_file(
+            pa.Table.from_pylist(rows, TASK_SCHEMA), tmp_path / "data", Storage(source), RATE_HZ, IngestSettings()
+        )
     parquet = pq.ParquetFile(tmp_path / "data" / "part-000000000.parquet")
     sizes = [sum(map(len, parquet.read_row_group(n)["audio"].to_pylist())) for n in range(parquet.num_row_groups)]
     assert len(sizes) > 3
@@ -315,18 +171,15 @@ def test_a_recording_that_kills_its_workers_is_blamed(tmp_path):
     save(tmp_path / "a.wav")
     save(tmp_path / "b.wav", tone(hz=500))
     (tmp_path / "metadata.csv").write_text("file,caption\na.wav,a\nb.wav,b\n")
-    rows = [
-        ingest_module._row(n, row, IngestSettings()) | {"sha256": ""}
-        for n, row in enumerate(ingest_module.read_source(tmp_path)[1])
-    ]
-    batch, data = pa.Table.from_pylist(rows), tmp_path / "data"
+    rows = rows_of(tmp_path)
+    batch, data = pa.Table.from_pylist(rows, TASK_SCHEMA), tmp_path / "data"
     data.mkdir()
     journal = data / "part-000000000.journal"
     for attempt in range(1, MAX_DEATHS + 1):
         with journal.open("a") as diary:
             diary.write("0\n1\n")  # an attempt that got as far as row 1 and died there
         assert ingest_module._deaths(journal) == {1: attempt}
-    outcomes = ingest_module._write_file(batch, data, tmp_path, RATE_HZ, IngestSettings()).to_pylist()
+    outcomes = ingest_module._write_file(batch, data, Storage(tmp_path), RATE_HZ, IngestSettings()).to_pylist()
     assert [outcome["reason"] for outcome in outcomes] == ["", "corrupt"]
     assert "workers died" in outcomes[1]["detail"]
     assert [file.name for file in data.iterdir()] == ["part-000000000.parquet"]
@@ -337,7 +190,9 @@ def test_a_file_that_crashes_the_decoder_does_not_hang_the_ingest(ray_local, tmp
 
     def write_with_a_deadly_decoder(batch, **options):  # local, so that Ray ships it to the worker by value
         load_wave = ingest_module.load_wave
-        ingest_module.load_wave = lambda path, *rest: os._exit(11) if path.name == name else load_wave(path, *rest)
+        ingest_module.load_wave = lambda storage, place, *rest: (
+            os._exit(11) if place.name == name else load_wave(storage, place, *rest)
+        )
         try:
             return ingest_module._write_file(batch, **options)
         finally:
@@ -352,6 +207,55 @@ def test_a_file_that_crashes_the_decoder_does_not_hang_the_ingest(ray_local, tmp
 def test_a_file_name_that_is_no_utf8(ray_local, tmp_path):
     save(tmp_path / "s" / "Rain" / "a.wav").rename(tmp_path / "s" / "Rain" / os.fsdecode(b"caf\xe9.wav"))
     assert ingest(tmp_path / "s", tmp_path / "out", sample_rate_hz=RATE_HZ).rows() == 1
+
+
+# ------------------------------------------------------------------------------------------------------- other sources
+
+
+def test_sounds_in_archives_and_behind_uris_give_the_same_dataset(ray_local, tmp_path, monkeypatch):
+    """Files, tar members and Parquet cells of the same bytes; through local://, which is fsspec's and not ours."""
+    sounds = [encoded(300 + 20 * n) for n in range(6)]
+    sounds += [sounds[0], b"", b"no sound " * 9]
+    captions = [[f"sound {n}", f"another {n}"] for n in range(9)]
+    for name in "pt":
+        (tmp_path / name).mkdir()
+    cells = pa.table({"audio": [{"bytes": sound} for sound in sounds], "captions": captions})
+    pq.write_table(cells, tmp_path / "p" / "p.parquet", row_group_size=4)
+    with tarfile.open(tmp_path / "t" / "t.tar", "w") as tar:
+        for n, sound in enumerate(sounds):
+            for name, content in ((f"{n}.flac", sound), (f"{n}.json", json.dumps({"text": captions[n]}).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    lay_out(tmp_path / "f", {f"{n}.flac": sound for n, sound in enumerate(sounds)})
+    lines = [json.dumps({"file": f"{n}.flac", "captions": captions[n]}) for n in range(9)]
+    (tmp_path / "f" / "metadata.jsonl").write_text("\n".join(lines))
+    tables = {}
+    for source, address in (("f", "{}"), ("t", "{}"), ("p", "{}"), ("t", "local://{}"), ("p", "local://{}")):
+        out = tmp_path / "out"
+        info = ingest(address.format(tmp_path / source), out, sample_rate_hz=RATE_HZ, settings=LENIENT, overwrite=True)
+        assert info.quarantined == {"duplicate": 1, "empty": 1, "not_audio": 1}
+        wanted = [name for name in ROW_SCHEMA.names if name not in ("source", "recording", "split")]
+        tables[source, address] = (pq.read_table(out / "data"), pq.read_table(out / "quarantine.parquet"), info.digest)
+        assert tables[source, address][0].select(wanted).equals(tables["f", "{}"][0].select(wanted))
+        assert info.source.startswith(address.format(tmp_path / source))
+        monkeypatch.setattr(ingest_module, "FILE_ROWS", 4)  # from here on several files
+    for source in ("t", "p"):
+        assert tables[source, "{}"] == tables[source, "local://{}"]
+    first = tables["p", "{}"][0].to_pylist()[0]
+    assert (first["caption"], first["other_captions"]) == ("sound 0", ["another 0"])
+
+
+def test_rows_that_the_source_knows_to_be_lost_are_quarantined_by_their_reason(ray_local, tmp_path):
+    tables = {"eval.csv": "audiocap_id,youtube_id,start_time,caption\n1,r1nicOVtvkQ,130,a\n2,UDGBjjwyaqE,20,b\n"}
+    lay_out(tmp_path / "s", tables | {"1.wav": None})
+    info = ingest(tmp_path / "s", tmp_path / "out", sample_rate_hz=RATE_HZ, layout="audiocaps")
+    assert (info.rows("eval"), info.quarantined) == (1, {"missing": 1})
+    (row,) = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
+    assert (row["source"], row["detail"]) == (
+        "UDGBjjwyaqE_20",
+        "no sound file is named after video UDGBjjwyaqE from 20 s, of eval.csv",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- splits and verdict
@@ -389,7 +293,7 @@ def test_a_source_that_splits_a_recording_is_kept_and_reported(ray_local, tmp_pa
 
 def test_too_many_bad_rows_leave_a_report_and_nothing_else(ray_local, faulty, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(SourceError, match=r"11 of 16 recordings are bad \(1 .*more than max_bad_share 0\.5; each is listed in"):
+    with pytest.raises(SourceError, match=r"11 of 16 recordings are bad \(1 .*more than max_bad_share 0\.5 .*; each is"):
         ingest(faulty, out, sample_rate_hz=RATE_HZ)
     assert [path.name for path in tmp_path.iterdir()] == ["out.quarantine.csv"]
     assert pa_csv.read_csv(tmp_path / "out.quarantine.csv")["reason"].to_pylist().count("corrupt") == 1
@@ -467,10 +371,7 @@ def test_an_interrupt_leaves_nothing(ray_local, tmp_path):
 
 def test_a_disk_error_in_a_worker_reaches_the_user_by_name(ray_local, tmp_path, capfd):
     source = small_source(tmp_path / "s")
-    rows = [
-        ingest_module._row(n, row, IngestSettings()) | {"sha256": ""}
-        for n, row in enumerate(ingest_module.read_source(source)[1])
-    ]
+    rows = rows_of(source)
     with pytest.raises(OutputError, match=r"cannot write .*part-000000000\.parquet: No such file"):
-        list(ingest_module._write_rows(rows, tmp_path / "gone", source, RATE_HZ, IngestSettings()))
+        list(ingest_module._write_rows(rows, tmp_path / "gone", Storage(source), RATE_HZ, IngestSettings()))
     assert "open an issue" not in capfd.readouterr().err

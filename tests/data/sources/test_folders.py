@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foley_ray.data.sources import DCASE_CLASSES, caption_of, class_of, read_source
-from foley_ray.errors import SourceError
+from foley_ray.data.storage import Place
+from foley_ray.errors import ConfigError, SourceError
 
 
 def touch(root, *files):
@@ -39,8 +40,8 @@ def test_every_column_of_a_metadata_file_is_read(tmp_path):
         "clips/b.wav,rain,,CC BY-NC 3.0,train,Bob,fs:2,no,",
     )
     layout, (first, second) = read_source(tmp_path)
-    assert layout == "metadata.csv"
-    assert first.path == tmp_path / "clips/a.wav"
+    assert layout == "metadata: metadata.csv"
+    assert first.place == Place("clips/a.wav")
     assert (first.source, first.caption, first.class_name, first.split) == ("clips/a.wav", "two barks", "dog_bark", "eval")
     assert (first.licence, first.author, first.recording, first.shippable) == ("CC0 1.0", "Ann", "fs:1", True)
     assert (second.caption, second.shippable) == ("rain", False)  # the class stands in for the caption
@@ -75,14 +76,14 @@ def test_file_names_keep_their_blanks_and_odd_bytes_do_no_harm(tmp_path):
     touch(other, os.fsdecode(b"Rain/caf\xe9.wav"))
     (row,) = rows(other)
     assert row.source == "Rain/caf?.wav"
-    assert row.path.exists()
+    assert (other / row.place.name).exists()
 
 
 @pytest.mark.parametrize(
     ("header", "message"),
     [
         ("caption,class,path", "no file column: name one file or file_name; it has caption, class, path"),
-        ("file,title", "no caption column: name one caption or text or class or label; it has file, title"),
+        ("file,title", "no caption column: name one caption or text or captions or class or label .*; it has file, title"),
     ],
 )
 def test_a_missing_column_is_named_with_those_present(tmp_path, header, message):
@@ -95,6 +96,30 @@ def test_an_unknown_split_is_refused_with_its_row(tmp_path):
     write(tmp_path / "metadata.csv", "file,caption,split", "a.wav,a,train", "b.wav,b,fold3")
     with pytest.raises(SourceError, match="row 2 has split 'fold3': use train or eval"):
         read_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("licence", "stated", "name", "shippable"),
+    [
+        ("http://creativecommons.org/licenses/by/3.0/", "", "CC BY 3.0", True),
+        ("CC BY-NC 3.0", "", "CC BY-NC 3.0", False),
+        ("CC BY-NC 3.0", "yes", "CC BY-NC 3.0", False),  # a slip: the licence says otherwise
+        ("our own", "yes", "our own", True),
+        ("our own", "", "our own", False),
+        ("CC0 1.0", "no", "CC0 1.0", False),
+    ],
+)
+def test_a_licence_allows_what_it_allows(tmp_path, licence, stated, name, shippable):
+    write(tmp_path / "metadata.csv", "file,caption,license,shippable", f"a.wav,a,{licence},{stated}")
+    assert [(row.licence, row.shippable) for row in rows(tmp_path)] == [(name, shippable)]
+
+
+def test_several_captions_are_those_of_one_recording(tmp_path):
+    write(
+        tmp_path / "metadata.jsonl",
+        '{"file": "a.wav", "captions": ["one", "two", "one"], "caption_2": "four", "caption_1": "three"}',
+    )
+    assert [row.captions for row in rows(tmp_path)] == [("one", "two", "three", "four")]
 
 
 # ------------------------------------------------------------------------------------------------------------ audiofolder
@@ -119,7 +144,7 @@ def test_split_folders_with_metadata_of_their_own(tmp_path):
     write(tmp_path / "test" / "metadata.csv", "file_name,label", "a.wav,Door Knock")
     write(tmp_path / "train" / "metadata.jsonl", '{"file_name": "b.wav", "caption": "b"}')
     layout, found = read_source(tmp_path)
-    assert layout == "test/metadata.csv, train/metadata.jsonl"
+    assert layout == "metadata: test/metadata.csv, train/metadata.jsonl"
     assert [(row.source, row.class_name, row.split) for row in found] == [
         ("test/a.wav", "door_knock", "eval"),
         ("train/b.wav", None, "train"),
@@ -193,10 +218,24 @@ def test_loose_files_have_no_class(tmp_path):
 
 
 def test_an_empty_or_absent_folder_lists_what_was_looked_for(tmp_path):
-    with pytest.raises(SourceError, match=r"looked for metadata\.csv, .* one folder per class"):
+    with pytest.raises(SourceError, match=r"looked for metadata\.csv, .* one folder per class .*; it has no files"):
         read_source(tmp_path)
     with pytest.raises(SourceError, match="no folder at"):
         read_source(tmp_path / "nowhere")
+
+
+def test_sounds_that_no_row_names_are_told_of(tmp_path, caplog):
+    touch(tmp_path, "a.wav", "b.wav", "notes.txt")
+    write(tmp_path / "metadata.csv", "file,caption", "a.wav,a")
+    assert len(rows(tmp_path)) == 1
+    assert "1 sound files of" in caplog.text
+    assert "(b.wav, ...) and left out; `--layout folders` takes them all" in caplog.text
+    assert [row.source for row in read_source(tmp_path, "folders")[1]] == ["a.wav", "b.wav"]
+
+
+def test_a_layout_that_does_not_exist_lists_those_that_do(tmp_path):
+    with pytest.raises(ConfigError, match=r"no layout 'tar'; choose one of: auto, metadata, .*, folders, webdataset, parquet"):
+        read_source(tmp_path, "tar")
 
 
 # ------------------------------------------------------------------------------------------------------------------ names

@@ -1,0 +1,46 @@
+"""Small real sound files, for tests of what reads them."""
+
+import io
+
+import numpy as np
+import soundfile
+
+RATE_HZ = 22050
+
+
+def tone(rate_hz=RATE_HZ, duration_s=0.5, channels=1, level=0.5, hz=440.0):
+    wave = level * np.sin(2 * np.pi * hz * np.arange(round(duration_s * rate_hz)) / rate_hz)
+    return np.stack([wave] * channels, axis=1)
+
+
+def save(file, wave=None, rate_hz=RATE_HZ, **options):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, tone(rate_hz) if wave is None else wave, rate_hz, **options)
+    return file
+
+
+def halve(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    return file
+
+
+def encoded(hz=440.0, kind="FLAC", duration_s=0.2):
+    """The bytes of a sound file."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone(duration_s=duration_s, hz=hz), RATE_HZ, format=kind)
+    return buffer.getvalue()
+
+
+def lay_out(root, files):
+    """Write files by name: text, bytes, or for None a sound of its own pitch."""
+    for number, (name, content) in enumerate(files.items()):
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            soundfile.write(file, tone(duration_s=0.2, hz=200 + 20 * number), RATE_HZ)
+        elif isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            file.write_text(content, encoding="utf-8")
+    return root
