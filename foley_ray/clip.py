@@ -9,6 +9,9 @@ import numpy as np
 from foley_ray.columns import CANDIDATE, CLIP_ID, DURATION_S, ETA, GUIDANCE, PROMPT, SAMPLER, SEED, STEPS, Batch
 from foley_ray.config import ClipSettings
 
+OUTPUT_RATE_HZ = 22_050
+"""Rate of the files made of clips, the challenge's; a model of another rate (`large`) is resampled, as the paper does."""
+
 
 @dataclass(frozen=True)
 class ClipRequest:

@@ -17,12 +17,9 @@ from foley_ray.audio.files import replacing, slug, write_wav
 from foley_ray.audio.plot import plot_waves
 from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
-from foley_ray.clip import Clip, ClipRequest
+from foley_ray.clip import OUTPUT_RATE_HZ, Clip, ClipRequest
 from foley_ray.config import MAX_SEED, ClipSettings
 from foley_ray.errors import OutputError, PromptError
-
-OUTPUT_RATE_HZ = 22_050
-"""Rate of the WAV files, the challenge's; a model of another rate (`large`, 16 kHz) is resampled, as the paper does."""
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -13,6 +13,8 @@ from ray.serve.handle import DeploymentHandle
 
 from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.errors import ConfigError
+from foley_ray.serving.batchrun import BatchRunner
+from foley_ray.serving.batchstore import Store
 from foley_ray.serving.deployments import STAGES
 from foley_ray.serving.generation import Generation
 from foley_ray.serving.graph import Graph
@@ -31,25 +33,39 @@ class Ingress:
         sample: DeploymentHandle,
         vocode: DeploymentHandle,
         rank: DeploymentHandle,
+        batches: DeploymentHandle | None = None,
     ):
         self.settings = settings
+        self.batches = batches
         graph = Graph(settings, condition, sample, vocode, rank)
         info = read_info(settings.model or shipped_model())
         self.generation = Generation(graph, info, settings.limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica: the routes have the handles at hand."""
-        return make_api(self.generation, self.settings, read_keys(self.settings))
+        return make_api(self.generation, self.settings, read_keys(self.settings), self.batches)
 
 
 def build_app(args: ServeSettings) -> Application:
-    """The graph, ready for `serve.run`. Raises ModelError if there is no complete model, ConfigError for unusable settings."""
+    """The graph, ready for `serve.run`.
+
+    Raises ModelError if there is no complete model, ConfigError and OutputError for settings that cannot be used.
+    """
     read_info(args.model or shipped_model(), needs=[name for name in PARTS if name != "tuning"])
     read_keys(args)
     handles: dict[str, Any] = {
         name: serve.deployment(kind, name=kind.__name__, **getattr(args, name).options()).bind(args)
         for name, kind in STAGES.items()
     }
+    if args.data is not None:
+        Store(args.data)  # a place that cannot be written is found now, and not by a replica
+        options = {
+            "num_replicas": 1,
+            "ray_actor_options": {"num_cpus": 0},
+            "max_ongoing_requests": 64,
+            "max_queued_requests": 256,
+        }
+        handles["batches"] = serve.deployment(BatchRunner, name="BatchRunner", **options).bind(args, **handles)
     return serve.deployment(Ingress, name="Ingress", **args.ingress.options()).bind(args, **handles)
 
 

@@ -10,9 +10,8 @@ from foley_ray import __version__
 from foley_ray.audio.encode import Encoding, encode
 from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
-from foley_ray.clip import Candidate, ClipRequest
+from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, ClipRequest
 from foley_ray.config import MAX_SEED, ClipSettings
-from foley_ray.generate import OUTPUT_RATE_HZ, requests_for
 from foley_ray.serving.graph import Graph, OnProgress, RankedClip
 from foley_ray.serving.schemas import (
     BadRequest,
@@ -49,7 +48,7 @@ class Generation:
         """Raises BadRequest, and what Graph.clips raises."""
         body.check(self.limits)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
-        requests = requests_for([body.prompt], body.n, seed, body.settings())
+        requests = [ClipRequest(body.prompt, (seed + index) % (MAX_SEED + 1), body.settings()) for index in range(body.n)]
         clips = await self.graph.clips(requests, body.all_candidates, on_progress)
         encoding = Encoding(body.format)
         return GenerateResponse(

@@ -184,14 +184,14 @@ class _Progress:
 def named(error: BaseException) -> BaseException:
     """What happened, out of what Ray makes of it: an error of ours as it was raised, else a lost replica, else the error."""
     causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, FoleyError) and not hasattr(cause, "cause"):  # Ray's copy carries a whole traceback as its text
+    for cause in reversed(causes):  # Ray's copies carry a whole traceback as their text; the innermost is the one we raised
+        if isinstance(cause, FoleyError):
             return cause
     for cause in causes:
         if isinstance(cause, BackPressureError):
             return Overloaded("too many requests are waiting; try again shortly", retry_after_s=2)
         if isinstance(cause, DeploymentUnavailableError):
-            return ServiceError(f"a part of the service could not be started: {cause}")
+            return ServiceError(f"a part of the service could not be started: {cause.message}")
     for cause in causes:
         if isinstance(cause, LOST):
             return ReplicaLost("a replica died while it worked on this, also after retries; try again shortly")
@@ -199,10 +199,10 @@ def named(error: BaseException) -> BaseException:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what caused it, by Ray's `cause` and Python's `__cause__`."""
+    """The error and what caused it: by Ray's `cause`, as the only argument of a copy that Ray made, or by `__cause__`."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        inner = getattr(error, "cause", None)
-        error = inner if isinstance(inner, BaseException) else error.__cause__
+        inner = (getattr(error, "cause", None), *error.args[:1])
+        error = next((item for item in inner if isinstance(item, BaseException)), error.__cause__)

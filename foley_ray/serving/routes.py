@@ -10,8 +10,11 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.middleware import Middleware
 from fastapi.responses import Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from ray.serve.handle import DeploymentHandle
 
 from foley_ray import __version__
+from foley_ray.serving.batchroutes import batch_routes
+from foley_ray.serving.batchstore import Store
 from foley_ray.serving.generation import Generation, Sound
 from foley_ray.serving.guard import Guard, answer, install_handlers
 from foley_ray.serving.schemas import ErrorBody, GenerateBody, GenerateResponse, InfoResponse, SoundGenerationBody
@@ -22,8 +25,10 @@ KEEP_ALIVE_S = 10.0
 ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (400, 401, 413, 422, 429, 503, 504)}
 
 
-def make_api(generation: Generation, settings: ServeSettings, keys: tuple[str, ...]) -> FastAPI:
-    """The whole HTTP face as an ASGI application."""
+def make_api(
+    generation: Generation, settings: ServeSettings, keys: tuple[str, ...], batches: DeploymentHandle | None
+) -> FastAPI:
+    """The whole HTTP face as an ASGI application; without `batches` those routes do not exist."""
     api = FastAPI(
         title="foley_ray",
         version=__version__,
@@ -32,6 +37,8 @@ def make_api(generation: Generation, settings: ServeSettings, keys: tuple[str, .
     )
     install_handlers(api)
     api.include_router(_generation_routes(generation))
+    if batches is not None and settings.data is not None:
+        api.include_router(batch_routes(Store(settings.data), batches), responses=ERRORS)
     api.mount("/", StaticFiles(directory=PAGE, html=True))  # last: it takes every path that is left
     return api
 

@@ -1,0 +1,215 @@
+"""Works batches off, line by line, beside interactive requests. One replica: each batch has one process that moves it on.
+
+Whatever stops it (a crash, a restart, a new version), it looks at the disk when it comes back and does what has no outcome yet.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ray.serve.handle import DeploymentHandle
+
+from foley_ray.checkpoint import read_info, shipped_model
+from foley_ray.config import describe
+from foley_ray.errors import Overloaded, ReplicaLost
+from foley_ray.serving.batchstore import ENDED, BatchObject, Counts, Status, Store
+from foley_ray.serving.generation import Generation
+from foley_ray.serving.graph import Graph
+from foley_ray.serving.guard import answer
+from foley_ray.serving.schemas import BadRequest, GenerateBody, error_body
+from foley_ray.serving.settings import ServeSettings
+
+MAX_ERRORS = 100
+PATIENCE_S = 60.0
+log = logging.getLogger("ray.serve")
+
+
+class Line(BaseModel):
+    """A line of a batch's input file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    custom_id: str = Field(min_length=1, max_length=512)
+    method: str
+    url: str
+    body: dict[str, Any]
+
+
+class BatchRunner:
+    """The deployment. It takes orders from the ingress and remembers nothing that is not on disk."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        condition: DeploymentHandle,
+        sample: DeploymentHandle,
+        vocode: DeploymentHandle,
+        rank: DeploymentHandle,
+    ):
+        assert settings.data is not None, "built only where there is a data folder"
+        self.settings = settings
+        self.store = Store(settings.data)
+        graph = Graph(settings, condition, sample, vocode, rank)
+        self.generation = Generation(graph, read_info(settings.model or shipped_model()), settings.limits)
+        self.slots = asyncio.Semaphore(settings.batch_concurrency)
+        self.running: dict[str, asyncio.Task[None]] = {}
+        for batch in reversed(self.store.batches()):
+            if batch.status not in ENDED:
+                self._start(batch.id)
+
+    async def run(self, batch_id: str) -> None:
+        """Begin a batch that has been stored."""
+        if batch_id not in self.running and self.store.batch(batch_id).status not in ENDED:
+            self._start(batch_id)
+
+    async def cancel(self, batch_id: str) -> BatchObject:
+        """Lines under way leave at the next step; what is finished is kept and handed out. Raises BadRequest."""
+        batch = self.store.batch(batch_id)
+        if batch.status in ENDED:
+            raise BadRequest(
+                f"batch {batch_id} is {batch.status} already and cannot be cancelled", "not_running", "batch_id", 409
+            )
+        batch = batch.at("cancelling")
+        self.store.save(batch)
+        if task := self.running.get(batch_id):
+            task.cancel()
+            await asyncio.wait({task})
+        self._start(batch_id)
+        return batch
+
+    def _start(self, batch_id: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(batch_id))
+        self.running[batch_id] = task
+        task.add_done_callback(lambda _: self.running.get(batch_id) is task and self.running.pop(batch_id))
+
+    async def _work(self, batch_id: str) -> None:
+        """From wherever the batch stands to its end."""
+        try:
+            batch = self.store.batch(batch_id)
+            if batch.status == "validating":
+                batch = await asyncio.to_thread(self._validate, batch)
+            end: Status = "cancelled" if batch.status == "cancelling" else "completed"
+            if batch.status == "in_progress":
+                try:
+                    async with asyncio.timeout(max(0, batch.expires_at - batch.created_at)):
+                        await self._generate(batch)
+                except TimeoutError:
+                    end = "expired"
+            if batch.status not in ENDED:
+                await asyncio.to_thread(self._finish, batch, end)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # a full disk, say: it is tried again at the next start
+            log.error("batch %s stopped", batch_id, exc_info=error)
+
+    def _validate(self, batch: BatchObject) -> BatchObject:
+        """Check every line's form before any is made; a batch that cannot be read fails as a whole, and says where."""
+        errors, seen, total = [], set[str](), 0
+        for number, text in enumerate(self.store.lines(batch), start=1):
+            total = number
+            problem = _problem(text, batch.endpoint, seen)
+            if problem is None and number > self.settings.limits.batch_lines:
+                problem = ("too_many_lines", f"more than {self.settings.limits.batch_lines} lines, this service's limit")
+            if problem is not None:
+                errors.append({"code": problem[0], "message": problem[1], "param": None, "line": number})
+                if len(errors) == MAX_ERRORS or problem[0] == "too_many_lines":
+                    break
+        if not total:
+            errors.append({"code": "empty_file", "message": "the input file holds no line", "param": None, "line": None})
+        if errors:
+            batch = batch.at("failed", errors={"object": "list", "data": errors})
+        else:
+            batch = batch.at("in_progress", request_counts=Counts(total=total))
+        self.store.save(batch)
+        return batch
+
+    async def _generate(self, batch: BatchObject) -> None:
+        """Make what has no outcome yet."""
+        finished = self.store.finished_lines(batch)
+        async with asyncio.TaskGroup() as group:
+            for number, text in enumerate(self.store.lines(batch)):
+                if number not in finished:
+                    await self.slots.acquire()
+                    task = group.create_task(self._line(batch, number, Line.model_validate_json(text)))
+                    task.add_done_callback(lambda _: self.slots.release())
+
+    async def _line(self, batch: BatchObject, number: int, line: Line) -> None:
+        request_id = f"{batch.id}-{number}"
+        try:
+            body = GenerateBody.model_validate(line.body)
+            if body.stream or body.response != "json":
+                raise BadRequest("a batch line cannot stream, and its response is 'json'", param="body")
+            made = await self._patiently(body, request_id)
+            status, content = 200, made.model_dump(mode="json")
+        except ValidationError as error:
+            status, content = 422, error_body(describe(error), "invalid_request_error", "invalid_body", "body")
+        except Exception as error:  # this line's own failure, whatever it is
+            refusal = answer(error, request_id)
+            status, content = refusal.status_code, json.loads(bytes(refusal.body))
+        outcome = {
+            "id": f"batch_req_{batch.id}_{number}",
+            "custom_id": line.custom_id,
+            "response": {"status_code": status, "request_id": request_id, "body": content},
+            "error": None,
+        }
+        await asyncio.to_thread(self.store.add_result, batch, number, outcome)
+        self._count(batch, status)
+
+    async def _patiently(self, body: GenerateBody, request_id: str) -> Any:
+        """A batch has time: it gives way while the service is full, and waits for replicas to come back."""
+        pause_s = 1.0
+        while True:
+            try:
+                return await self.generation.native(body, request_id)
+            except (Overloaded, ReplicaLost) as error:
+                if pause_s > PATIENCE_S and isinstance(error, ReplicaLost):
+                    raise
+                await asyncio.sleep(min(pause_s, PATIENCE_S))
+                pause_s *= 2
+
+    def _count(self, batch: BatchObject, status: int) -> None:
+        current = self.store.batch(batch.id)
+        name = "completed" if status == 200 else "failed"
+        counts = current.request_counts
+        counts = counts.model_copy(update={name: getattr(counts, name) + 1})
+        self.store.save(current.model_copy(update={"request_counts": counts}))
+
+    def _finish(self, batch: BatchObject, end: Status) -> None:
+        """Put outcomes together into the output and the error file. Their ids follow from the batch's: again is the same."""
+        if end == "completed":
+            self.store.save(batch := self.store.batch(batch.id).at("finalizing"))
+        counts = {True: 0, False: 0}
+
+        def outcomes(good: bool) -> Iterator[bytes]:
+            for outcome in self.store.results(batch):
+                if (outcome["response"]["status_code"] == 200) == good:
+                    counts[good] += 1
+                    yield json.dumps(outcome).encode() + b"\n"
+
+        ids: dict[str, str | None] = {}
+        for name, good, letter in (("output_file_id", True, "0"), ("error_file_id", False, "e")):
+            file_id = f"file-{batch.id.removeprefix('batch_')[:-1]}{letter}"
+            self.store.add_file(outcomes(good), f"{batch.id}_{name.split('_')[0]}.jsonl", "batch_output", file_id)
+            ids[name] = file_id if counts[good] else None
+            if not counts[good]:
+                self.store.delete_file(file_id)
+        total = batch.request_counts.total
+        found = Counts(total=total, completed=counts[True], failed=counts[False])
+        self.store.save(batch.at(end, request_counts=found, **ids))
+
+
+def _problem(text: str, endpoint: str, seen: set[str]) -> tuple[str, str] | None:
+    """(code, message) of what is wrong with a line's form; its id joins `seen`."""
+    try:
+        line = Line.model_validate_json(text)
+    except ValidationError as error:
+        return "invalid_json_line", describe(error)
+    if line.method != "POST" or line.url != endpoint:
+        return "mismatched_endpoint", f"{line.method} {line.url[:80]}: the batch is for POST {endpoint}"
+    if line.custom_id in seen:
+        return "duplicate_custom_id", f"custom_id {line.custom_id[:80]!r} is there twice"
+    seen.add(line.custom_id)
+    return None

@@ -1,0 +1,105 @@
+"""The guard and the shape of errors, around an application that does nothing else."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.middleware import Middleware
+
+from foley_ray.errors import GenerationError, Overloaded, PromptError, ReplicaLost, TimedOut
+from foley_ray.serving.guard import Guard, install_handlers
+from foley_ray.serving.settings import Limits
+
+KEYS = ("first-key", "second-key")
+
+
+def ask(
+    path: str = "/v1/thing",
+    keys: tuple[str, ...] = KEYS,
+    client: str = "127.0.0.1",
+    open_access: bool = False,
+    raising: Exception | None = None,
+    **wish: Any,
+) -> httpx.Response:
+    api = FastAPI(middleware=[Middleware(Guard, keys=keys, open_access=open_access, limits=Limits(body_bytes=2000))])
+    install_handlers(api)
+
+    @api.post("/v1/thing")
+    @api.post("/free")
+    async def thing(request: Request) -> dict[str, int]:
+        if raising is not None:
+            raise raising
+        return {"bytes": len(await request.body())}
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(api, client=(client, 1234), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://foley") as http:
+            return await http.post(path, **wish)
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize("header", [{"xi-api-key": "second-key"}, {"Authorization": "Bearer first-key"}])
+def test_a_known_key_opens_and_so_does_a_path_outside_the_api(header: dict[str, str]) -> None:
+    assert ask(headers=header, content=b"abc").json() == {"bytes": 3}
+    assert ask("/free").status_code == 200
+
+
+@pytest.mark.parametrize("header", [{}, {"xi-api-key": "first"}, {"Authorization": "Bearer "}, {"xi-api-key": "first-key2"}])
+def test_no_other_key_does(header: dict[str, str]) -> None:
+    answer = ask(headers=header)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_without_keys_only_this_machine_is_answered() -> None:
+    assert ask(keys=()).status_code == 200
+    assert ask(keys=(), client="::1").status_code == 200
+    assert ask(keys=(), client="192.0.2.1").status_code == 401
+    assert ask(keys=(), headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 401
+    assert ask(keys=(), client="192.0.2.1", open_access=True).status_code == 200
+
+
+def test_a_large_body_is_refused_whether_it_says_so_or_not() -> None:
+    async def chunks() -> Any:
+        for _ in range(30):
+            yield b"x" * 100
+
+    for content in (b"x" * 3000, chunks()):
+        answer = ask(headers={"xi-api-key": "first-key"}, content=content)
+        assert answer.status_code == 413
+        assert "larger than 2000 bytes" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("raising", "status", "code", "retry"),
+    [
+        (PromptError("empty"), 400, "invalid_prompt", None),
+        (Overloaded("full", retry_after_s=3), 429, "overloaded", "3"),
+        (ReplicaLost("gone"), 503, "unavailable", "5"),
+        (TimedOut("late"), 504, "timed_out", None),
+        (GenerationError("NaN"), 500, "generation_failed", None),
+    ],
+)
+def test_our_errors_have_a_status_and_one_shape(raising: Exception, status: int, code: str, retry: str | None) -> None:
+    answer = ask(keys=(), raising=raising)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "code", "param"}
+    assert (error["code"], error["message"]) == (code, str(raising))
+    assert answer.headers.get("Retry-After") == retry
+
+
+def test_a_defect_shows_a_request_id_and_nothing_of_itself() -> None:
+    answer = ask(keys=(), raising=RuntimeError("secret path /home/x"), headers={"X-Request-ID": "abc-1"})
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert "abc-1" in answer.json()["error"]["message"]
+
+
+def test_what_is_not_there_is_said_in_the_same_shape() -> None:
+    answer = ask("/v1/nothing", keys=())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
