@@ -78,7 +78,7 @@ def ingest(
     source: Annotated[str, typer.Argument(help="folder of recordings, or a URI of one: s3://, gs://, hf://, ...")],
     out: Annotated[Path, typer.Option(help="dataset folder to write")],
     layout: Annotated[
-        str, typer.Option(help=f"how the source is laid out: {' | '.join(get_args(Layout))} (the first that fits)")
+        str, typer.Option(help=f"how the source is laid out: {' | '.join(get_args(Layout))}; auto takes the first that fits")
     ] = "auto",
     preset_name: Annotated[str, typer.Option("--preset", help=f"sets the sample rate: {', '.join(PRESETS)}")] = "default",
     eval_share: Annotated[float, typer.Option(help="share of recordings held out, where the source has no split")] = 0.1,

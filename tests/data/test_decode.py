@@ -127,12 +127,14 @@ def test_any_bytes_give_a_wave_or_a_reason(tmp_path_factory, content, magic):
         assert fault.reason in (Reason.NOT_AUDIO, Reason.CORRUPT, Reason.EMPTY, Reason.TOO_SHORT, Reason.SILENT)  # noqa: PT017
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**15), 2**15 - 1), min_size=1))
 def test_16_bit_sound_is_kept_bit_for_bit(samples):
     wave = np.array(samples, dtype=np.int16)
     np.testing.assert_array_equal(to_int16(wave.astype(np.float32) / np.float32(2**15)), wave)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-4, 4, width=32), min_size=1))
 def test_louder_sound_is_scaled_not_clipped(samples):
     wave = np.array(samples, dtype=np.float32)

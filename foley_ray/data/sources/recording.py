@@ -105,7 +105,8 @@ def captions_in(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The captions of a row, each once: one, a list, or numbered columns."""
     found = next((row[name] for name in COLUMNS["caption"] if row.get(name)), None)
     numbered = (row[name] for name in sorted(filter(_NUMBERED.fullmatch, map(str, row)), key=_number))
-    return distinct([*(found if isinstance(found, list | tuple) else [found]), *numbered])
+    others = row.get("other_captions") or ()  # of a dataset of our own, ingested again
+    return distinct([*(found if isinstance(found, list | tuple) else [found]), *others, *numbered])
 
 
 def labels_in(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -148,7 +148,7 @@ def _rows(storage: Storage, name: str) -> list[Recording]:
             schema = parquet.schema_arrow
             column = _sound_column(schema)
             struct = column.removesuffix(".bytes") if column.endswith(".bytes") else ""
-            known = {named for names in COLUMNS.values() for named in names}
+            known = {"other_captions", *(named for names in COLUMNS.values() for named in names)}
             columns = [field for field in schema.names if field in known or field.startswith("caption_")]
             if struct and schema.field(struct).type.get_field_index("path") >= 0:
                 columns.append(f"{struct}.path")

@@ -5,7 +5,7 @@ import re
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley_ray.data.sources import DCASE_CLASSES, caption_of, class_of, read_source
@@ -258,6 +258,7 @@ def test_class_names(name, expected):
     assert class_of(name) == expected
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_class_name_is_stable_and_clean(name):
     once = class_of(name)
@@ -265,6 +266,7 @@ def test_a_class_name_is_stable_and_clean(name):
     assert re.fullmatch(r"([^\W_]+(_[^\W_]+)*)?", once)
 
 
+@settings(deadline=None)
 @given(st.lists(st.from_regex(r"[A-Z][a-z]{1,6}", fullmatch=True), min_size=1, max_size=4))
 def test_words_survive_the_way_into_a_class_and_a_caption(words):
     name = class_of("".join(words))

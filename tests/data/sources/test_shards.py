@@ -129,10 +129,11 @@ def test_cells_are_found_in_any_order(tmp_path):
 
 def test_a_plain_binary_column_and_missing_bytes(tmp_path):
     table = pa.table({"thumb": [b"png", b"png"], "flac": [encoded(300), None], "caption": ["a tone", "none"]})
+    table = table.append_column("other_captions", [[["a beep"], None]])  # as our own datasets have them
     pq.write_table(table, tmp_path / "a.parquet")
     storage = Storage(tmp_path)
     first, second = read_source(storage)[1]
-    assert (first.source, first.caption) == ("a.parquet/row 1", "a tone")
+    assert (first.source, first.captions) == ("a.parquet/row 1", ("a tone", "a beep"))
     assert storage.sound(first.place).read() == encoded(300)
     with pytest.raises(Fault) as caught:
         storage.sound(second.place)
