@@ -40,22 +40,32 @@ INFO_FILE, WEIGHTS_FILE = "classifier.json", "classifier.safetensors"
 Progress = Callable[[str], None]
 
 
+class Right(Settings):
+    """How many of a class's clips are named rightly."""
+
+    of: int
+    judged: int
+    """When the choice is between the judged classes."""
+    all: int
+    """When it is between all classes."""
+
+
 class ClassifierInfo(Settings):
     """classifier.json."""
 
     spec: AudioSpec
     classes: tuple[str, ...]
     """As the network counts them; the last is `other`: all classes too rare to have one of their own."""
-    judged: tuple[str, ...] = ()
-    """The classes it is asked about, which get half of the prior chance between them."""
+    judged: tuple[str, ...]
+    """The classes it is asked about."""
     seed: int
     dataset: str
     """Digest of the dataset's rows."""
     train_clips: int
-    held_out: dict[str, tuple[int, int]] = Field({})
-    """class -> (right, of) among `eval` clips."""
-    cross_validated: dict[str, tuple[int, int]] = Field({})
-    """class -> (right, of) among `train` clips, each judged by a network that heard no clip of its recording."""
+    held_out: dict[str, Right] = Field({})
+    """Among `eval` clips."""
+    cross_validated: dict[str, Right] = Field({})
+    """Among `train` clips, each judged by a network that heard no clip of its recording."""
 
 
 class Net(nn.Module):
@@ -118,8 +128,8 @@ class Classifier:
         with torch.inference_mode():
             return self._per_clip(wave_NT, self.net.hidden, self.net.width)
 
-    def predict(self, wave_NT: np.ndarray) -> np.ndarray:
-        """(N,) names of the likeliest classes."""
+    def predict(self, wave_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) names twice: the likeliest of the judged classes, and the likeliest of all (see `likeliest`)."""
         return likeliest(self.log_probabilities(wave_NT), self.info)
 
     def summary(self) -> dict[str, Any]:
@@ -164,19 +174,19 @@ def _features(mel_NFM: np.ndarray, spec: AudioSpec) -> np.ndarray:
     return features(mel_NFM, spec.sample_rate_hz / spec.hop_samples)
 
 
-def likeliest(log_probability_NC: np.ndarray, info: ClassifierInfo) -> np.ndarray:
-    """(N,) class names, the judged classes holding half of the prior chance between them.
+def likeliest(log_probability_NC: np.ndarray, info: ClassifierInfo) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) names twice: the likeliest of the judged classes, and the likeliest of all.
 
-    Training weighs classes about equally, which gives seven of forty a sixth of it; but a clip that is judged was meant to be
-    one of them.
+    The first answers "which of these is it?", as listeners of the challenge were asked, and calls even noise something. The
+    second may say that it is none of them: all judged classes together have half of the prior chance there, since a clip that
+    is judged was meant to be one of them. Training draws classes nearly equally often, which would give seven of forty a sixth.
     """
-    if not len(log_probability_NC):
-        return np.array([], dtype=str)
     judged_C = np.isin(info.classes, info.judged)
-    others = len(judged_C) - judged_C.sum()
-    shift = np.log(others / judged_C.sum()) if 0 < judged_C.sum() < len(judged_C) else 0.0
-    named_N: np.ndarray = np.array(info.classes)[(log_probability_NC + shift * judged_C).argmax(axis=1)]
-    return named_N
+    shift = np.log((~judged_C).sum() / judged_C.sum())
+    names_C = np.array(info.classes)
+    first_N: np.ndarray = names_C[judged_C][log_probability_NC[:, judged_C].argmax(axis=1)]
+    second_N: np.ndarray = names_C[(log_probability_NC + shift * judged_C).argmax(axis=1)]
+    return first_N, second_N
 
 
 class Examples:
@@ -280,12 +290,13 @@ def train_classifier(
     progress("classifier: trained; cross-validating")
     held = _answers(net, examples.plain_ND[examples.held_out], info)
     train_names, fold = examples.names[examples.train], examples.fold[examples.train]
-    crossed = np.empty(len(everything), dtype=object)
+    crossed = (np.full(len(everything), "", dtype=object), np.full(len(everything), "", dtype=object))
     for number in range(FOLDS):
         inside = fold == number
         if inside.any() and not inside.all():
             part = fit_net(*examples.training(everything[~inside]), classes, seed, epochs, members=1)
-            crossed[inside] = _answers(part, examples.plain_ND[examples.train[inside]], info)
+            for kept, answer in zip(crossed, _answers(part, examples.plain_ND[examples.train[inside]], info), strict=True):
+                kept[inside] = answer
             progress(f"classifier: fold {number + 1} of {FOLDS}")
     info = info.model_copy(
         update={
@@ -331,10 +342,14 @@ def _loss(answer_BC: Tensor, label_B: Tensor) -> Tensor:
     return nn.functional.cross_entropy(answer_BC, label_B, label_smoothing=0.05)
 
 
-def _answers(net: Net, feature_ND: np.ndarray, info: ClassifierInfo) -> np.ndarray:
+def _answers(net: Net, feature_ND: np.ndarray, info: ClassifierInfo) -> tuple[np.ndarray, np.ndarray]:
     with torch.inference_mode():
         return likeliest(net(torch.from_numpy(feature_ND)).numpy(), info)
 
 
-def _right(answers: np.ndarray, names: np.ndarray, judged: Sequence[str]) -> dict[str, tuple[int, int]]:
-    return {name: (int((answers[names == name] == name).sum()), int((names == name).sum())) for name in judged}
+def _right(answers: tuple[np.ndarray, np.ndarray], names: np.ndarray, judged: Sequence[str]) -> dict[str, Right]:
+    found = {}
+    for name in judged:
+        among_judged, among_all = (int((answer[names == name] == name).sum()) for answer in answers)
+        found[name] = Right(of=int((names == name).sum()), judged=among_judged, all=among_all)
+    return found

@@ -31,6 +31,7 @@ class ClapEncoder:
         """(N, D) unit embeddings."""
         return self._audio.embed(list(wave_NT))
 
+    @torch.inference_mode()
     def texts(self, texts: list[str]) -> np.ndarray:
         """(N, D) unit embeddings, not tuned: those that rank."""
         return self._text.embed(texts).cpu().numpy()

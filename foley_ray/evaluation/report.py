@@ -60,7 +60,17 @@ def write_report(
 def class_rows(report: Numbers) -> Rows:
     """One row per class of generated clips, heading first."""
     rows = [
-        ["class", "accuracy", "real", "ratio", "CLAP score", "KAD (real)", "diversity (real)", "memorised mel, CLAP (control)"]
+        [
+            "class",
+            "accuracy",
+            "real",
+            "ratio",
+            "of all classes (real)",
+            "CLAP score",
+            "KAD (real)",
+            "diversity (real)",
+            "memorised mel, CLAP (control)",
+        ]
     ]
     for name, found in report["classes"].items():
         made, real = found.get("generated"), found["real"]
@@ -73,6 +83,7 @@ def class_rows(report: Numbers) -> Rows:
                 _share(made["accuracy"]["share"]),
                 _share(real["accuracy"]["share"]) + ("*" if real["accuracy"]["from"] != "eval" else ""),
                 _interval(made["accuracy"]["over_real"]),
+                f"{made['accuracy_of_all']['share'][0]:.0%} ({real['accuracy_of_all']['share'][0]:.0%})",
                 _interval(made["clap_score"]),
                 f"{_interval(kad) if kad else 'one clip'} ({made['judge']['kad_train']:.2f})",
                 f"{_number(made['judge']['diversity'])} ({made['judge']['diversity_real']:.2f})",
@@ -113,7 +124,8 @@ def markdown(report: Numbers) -> str:
         f"Clips are {report['clip_s']:g} s at {report['sample_rate_hz']} Hz, levelled. Square brackets hold 95 % intervals",
         "(Wilson for shares, bootstrap otherwise); they count clips, and clips of one recording are alike, so the truth may",
         f"lie further out. The judge is a classifier of {judge['classes']} classes, trained on {judge['train_clips']} real",
-        "`train` clips alone.",
+        "`train` clips alone. Accuracy is the share of clips that it takes for their own class among those judged here; `of",
+        "all classes`, the share where no other class that it knows is likelier either.",
         "",
     ]
     for title, rows in _titled(report):

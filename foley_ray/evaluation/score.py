@@ -4,6 +4,7 @@ Every clip, real or not, is heard as recordings.clip prepares it: levelled, `cli
 carries its interval. Plain functions over arrays; report.py writes what comes out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -102,7 +103,8 @@ def score(
         clap = ClapEncoder(model)
         for name, found in made.items():
             numbers = generated_numbers(name, found, real[name], judge, clap, spec)
-            numbers["accuracy"]["over_real"] = over_real(numbers["accuracy"], report["classes"][name]["real"]["accuracy"])
+            for key in ("accuracy", "accuracy_of_all"):
+                numbers[key]["over_real"] = over_real(numbers[key], report["classes"][name]["real"][key])
             report["classes"][name]["generated"] = numbers
         report["pooled"] = pooled_numbers(made, real, judge, clap, spec)
         steps["whole"] = {"accuracy": {n: report["classes"][n]["generated"]["accuracy"]["share"] for n in made}}
@@ -112,32 +114,43 @@ def score(
 
 def real_numbers(name: str, real: Real, judge: Classifier) -> Numbers:
     """How well the classifier knows real clips of a class that it was not trained on."""
-    hits = judge.predict(real.eval_NT) == name
+    right = [int((answer_N == name).sum()) for answer_N in judge.predict(real.eval_NT)]
     held = len(set(real.eval_recordings))
-    numbers: Numbers = {"clips": len(hits), "recordings": held, "train_clips": len(real.train_NT)}
-    counted, source = (int(hits.sum()), len(hits)), "eval"
-    if held < MIN_RECORDINGS and name in judge.info.cross_validated:
-        cv_hits, cv_of = judge.info.cross_validated[name]
-        counted, source = (counted[0] + cv_hits, counted[1] + cv_of), "eval and cross-validated train"
-    return numbers | {
-        "accuracy": {"hits": counted[0], "of": counted[1], "share": metrics.share(*counted), "from": source},
-        "eval_accuracy": metrics.share(int(hits.sum()), len(hits)),
+    numbers: Numbers = {
+        "clips": len(real.eval_NT),
+        "recordings": held,
+        "train_clips": len(real.train_NT),
+        "eval_accuracy": metrics.share(right[0], len(real.eval_NT)),
     }
+    of, source = len(real.eval_NT), "eval"
+    crossed = judge.info.cross_validated.get(name)
+    if held < MIN_RECORDINGS and crossed is not None:
+        right, of, source = (
+            [right[0] + crossed.judged, right[1] + crossed.all],
+            of + crossed.of,
+            "eval and cross-validated train",
+        )
+    return numbers | {"accuracy": _accuracy(right[0], of) | {"from": source}, "accuracy_of_all": _accuracy(right[1], of)}
+
+
+def _accuracy(hits: int, of: int) -> Numbers:
+    return {"hits": hits, "of": of, "share": metrics.share(hits, of)}
 
 
 def generated_numbers(name: str, made: Made, real: Real, judge: Classifier, clap: ClapEncoder, spec: AudioSpec) -> Numbers:
     """One class's generated clips: are they it, do they match their prompt, how far from real ones, how varied, how new."""
     wave_NT = clips(made.waves, spec)
     silent_N = np.array([np.abs(wave_T).max(initial=0.0) < SILENT_PEAK for wave_T in made.waves])
-    named = np.where(silent_N, "(silent)", judge.predict(wave_NT))
+    named, named_of_all = (np.where(silent_N, "(silent)", answer_N) for answer_N in judge.predict(wave_NT))
     hits = named == name
-    others, counts = np.unique(named[~hits], return_counts=True)
     clap_ND = clap.sounds(wave_NT)
     return {
         "clips": len(wave_NT),
         "silent": int(silent_N.sum()),
-        "accuracy": {"hits": int(hits.sum()), "of": len(hits), "share": metrics.share(int(hits.sum()), len(hits))},
-        "taken_for": {str(others[i]): int(counts[i]) for i in np.argsort(-counts)},
+        "accuracy": _accuracy(int(hits.sum()), len(hits)),
+        "accuracy_of_all": _accuracy(int((named_of_all == name).sum()), len(hits)),
+        "taken_for": dict(Counter(named[~hits].tolist()).most_common()),
+        "taken_for_of_all": dict(Counter(named_of_all[named_of_all != name].tolist()).most_common()),
         "prompts": {
             text: [int(hits[[p == text for p in made.prompts]].sum()), made.prompts.count(text)]
             for text in dict.fromkeys(made.prompts)
@@ -240,14 +253,14 @@ def climb(
     names = np.array(list(chain.from_iterable([name] * len(found) for name, found in chosen.items())))
     real_NFM = log_mels(all_NT, spec)
     shown = {"real": {name: found[:1] for name, found in chosen.items()}}
-    steps: Numbers = {"real": _rung(judge.predict(all_NT), names)}
+    steps: Numbers = {"real": _rung(judge.predict(all_NT)[0], names)}
     for rung in rungs(model):
         progress(f"{len(all_NT)} real clips through {rung.name}")
         rebuilt_NT = rung(all_NT)
         apart_N = np.abs(log_mels(rebuilt_NT, spec) - real_NFM).mean(axis=(1, 2))
         levelled_NT = clips(list(rebuilt_NT), spec)
         mel_l1 = {name: metrics.bootstrap(np.mean, apart_N[names == name]) for name in chosen}
-        steps[rung.name] = _rung(judge.predict(levelled_NT), names) | {"mel_l1": mel_l1}
+        steps[rung.name] = _rung(judge.predict(levelled_NT)[0], names) | {"mel_l1": mel_l1}
         shown[rung.name] = {name: rebuilt_NT[names == name][:1] for name in chosen}
     return steps, shown
 
