@@ -34,6 +34,7 @@ def quiet_progress() -> None:
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = False
+    context.issue_detectors_config.detectors = []  # advice for who writes the pipeline, repeated to who runs it
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # warns that the bars are off
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
