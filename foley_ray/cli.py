@@ -238,7 +238,7 @@ def generate(
     guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = 2.5,
     sampler: Annotated[str, typer.Option(help=" | ".join(SAMPLERS))] = "dpmpp-2m",
     eta: Annotated[float, typer.Option(help="ddim: noise put back at each step, 0 to 1")] = 0.0,
-    duration: Annotated[float, typer.Option(help="seconds, 0.5 to 10")] = 4.0,
+    duration: Annotated[float, typer.Option(help="seconds, 0.5 to 30")] = 4.0,
     seed: Annotated[int | None, typer.Option(help="seed of the first clip; the next clips count up from it")] = None,
     threshold: Annotated[float | None, typer.Option(help="score below which candidates are drawn again")] = None,
     max_redraws: Annotated[int, typer.Option(help="how often at most")] = 3,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from foley_ray.columns import CANDIDATE, CLIP_ID, DURATION_S, ETA, GUIDANCE, PROMPT, SAMPLER, SEED, STEPS, Batch
+from foley_ray.columns import CANDIDATE, CLIP_ID, DURATION_S, ETA, GUIDANCE, LOOP, PROMPT, SAMPLER, SEED, STEPS, Batch
 from foley_ray.config import ClipSettings
 
 OUTPUT_RATE_HZ = 22_050
@@ -76,6 +76,7 @@ def draw_batch(wanted: Iterable[tuple[Hashable, ClipRequest]], draw: int) -> Bat
                     SAMPLER.name: settings.sampler,
                     ETA.name: settings.eta,
                     DURATION_S.name: settings.duration_s,
+                    LOOP.name: settings.loop,
                 }
             )
     return {name: [row[name] for row in rows] for name in rows[0]}

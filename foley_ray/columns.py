@@ -32,6 +32,7 @@ GUIDANCE = Column("guidance", "float: classifier-free guidance scale; 1 means no
 SAMPLER = Column("sampler", "str: ddim or dpmpp-2m")
 ETA = Column("eta", "float: noise that ddim puts back at each step, 0 to 1")
 DURATION_S = Column("duration_s", "float: seconds of sound wanted")
+LOOP = Column("loop", "bool: the end leads into the beginning; may be absent, which means no")
 CONDITION = Column("condition", "float32 (D,): tuned text embedding that steers the diffusion model")
 TARGET = Column("target", "float32 (D,): unit CLAP embedding (of the text, or of a target sound) that ranks candidates")
 LATENT = Column("latent", "float32 (C, W, H): sampled latent, in the diffusion model's scale")

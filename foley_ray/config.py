@@ -174,6 +174,7 @@ class ClipSettings(Settings):
     """How a clip is made: the same prompt, seed and settings give the same wave, wherever and beside whatever they run."""
 
     duration_s: float = Field(4.0, ge=MIN_DURATION_S, le=MAX_DURATION_S)
+    loop: bool = Field(False, description="the end leads into the beginning; the length is rounded to whole latent frames")
     candidates: int = Field(3, ge=1, le=100)
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(2.5, ge=1.0, le=20.0)

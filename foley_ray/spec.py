@@ -9,7 +9,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIN_DURATION_S = 0.5
-MAX_DURATION_S = 10.0
+MAX_DURATION_S = 30.0
+WINDOW_S = 10.0
+"""What the network sees at once of a longer clip, in overlapping windows."""
 
 
 class AudioSpec(BaseModel):
@@ -76,6 +78,10 @@ class AudioSpec(BaseModel):
         does, so that the published latent sizes (86 and, at 16 kHz, 100) come out.
         """
         return max(1, math.ceil((self.samples(duration_s) - self.hop_samples + 1) / self.latent_samples))
+
+    def loop_samples(self, duration_s: float) -> int:
+        """Samples of a clip whose end leads into its beginning: whole latent frames, for 4 s 88,064."""
+        return self.latent_frames(duration_s) * self.latent_samples
 
     def latent_shape(self, duration_s: float) -> tuple[int, int, int]:
         """(channels, latent frames, latent bands), the paper's order: (8, 86, 20) for 4 s."""

@@ -43,7 +43,7 @@ def foley(*words: object, cwd: Path | None = None) -> subprocess.CompletedProces
         (["train", "vae", "--out", "o"], "Missing option '--data'"),
         (["generate"], "give one prompt, or a text file of them with --prompts"),
         (["generate", "rain", "--steps", "0"], "steps = 0"),
-        (["generate", "rain", "--duration", "11"], "duration_s = 11.0"),
+        (["generate", "rain", "--duration", "31"], "duration_s = 31.0"),
         (["generate", "rain", "--guidance", "0.5"], "guidance = 0.5"),
         (["generate", "rain", "--sampler", "euler"], "sampler = 'euler'"),
         (["ingest", "s", "--out", "o", "--eval-share", "2"], "eval_share = 2.0"),

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from numbers import Integral
 
 import numpy as np
@@ -21,6 +22,7 @@ from foley_ray.config import Sampler
 from foley_ray.diffusion.guidance import combine, guided_rows, is_guided
 from foley_ray.diffusion.samplers import METHODS, Earlier
 from foley_ray.diffusion.schedule import Level, Prediction, Schedule
+from foley_ray.diffusion.windows import blend, cover
 from foley_ray.errors import FoleyError, GenerationError, PromptError
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -29,7 +31,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class SampleRequest:
-    """One candidate to sample. `shape` is (C, W, H)."""
+    """One candidate to sample. `shape` is (C, W, H); a latent of more than `window` frames is covered by overlapping ones."""
 
     condition_D: np.ndarray | Tensor
     seed: int
@@ -39,6 +41,9 @@ class SampleRequest:
     sampler: Sampler
     shape: tuple[int, int, int]
     eta: float = 0.0
+    window: int | None = None
+    loop: bool = False
+    """The last frame leads into the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +70,20 @@ class _Track:
     @property
     def rows(self) -> int:
         """UNet rows a step costs."""
-        return 2 if is_guided(self.request.guidance) else 1
+        return len(self.frames()) * (2 if is_guided(self.request.guidance) else 1)
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """(C, W, H) of a UNet row."""
+        channels, width, height = self.request.shape
+        return (channels, min(width, self.request.window or width), height)
+
+    def frames(self) -> list[Tensor | None]:
+        """The frames of each window at this step; None is the whole latent as it is."""
+        request, width = self.request, self.request.shape[1]
+        if not request.loop and self.row_shape[1] == width:
+            return [None]
+        return list(cover(width, self.row_shape[1], request.loop, self.step))
 
 
 def clip_noise(seed: int, candidate: int, step: int, shape: Sequence[int]) -> Tensor:
@@ -185,13 +203,16 @@ class StepEngine:
         return [latents[key] for key in range(len(requests))]
 
     def _choose(self) -> list[_Track]:
-        """The oldest candidate, and in order of arrival those of its shape that still fit."""
+        """The oldest candidate, and in order of arrival those with rows of its shape that still fit.
+
+        The oldest always moves, also when its windows alone are more rows than `max_rows`.
+        """
         with self._lock:
             waiting = list(self._tracks.values())
         chosen: list[_Track] = []
         rows = 0
         for track in waiting:
-            if track.request.shape == waiting[0].request.shape and rows + track.rows <= self.max_rows:
+            if track.row_shape == waiting[0].row_shape and (not chosen or rows + track.rows <= self.max_rows):
                 chosen.append(track)
                 rows += track.rows
         return chosen
@@ -200,9 +221,9 @@ class StepEngine:
         """Where one step takes each track: its next x and what a multistep method remembers, or its error. Changes no track."""
         try:
             x0 = self._predict(tracks)
-            moves = [self._advance(track, x0[row]) for row, track in enumerate(tracks)]
+            moves = [self._advance(track, x0[index]) for index, track in enumerate(tracks)]
             # one answer for all tracks: on a GPU each question is a wait
-            finite = torch.stack([x for x, _ in moves]).isfinite().flatten(1).all(1).tolist()
+            finite = torch.stack([x.isfinite().all() for x, _ in moves]).tolist()
         except torch.AcceleratorError:
             raise
         except (FoleyError, RuntimeError) as error:
@@ -215,23 +236,29 @@ class StepEngine:
             for track, move, ok in zip(tracks, moves, finite, strict=True)
         ]
 
-    def _predict(self, tracks: list[_Track]) -> Tensor:
-        """What the network says x_0 is, (B, C, W, H) float32, from one call in which guided tracks have a second row."""
-        guided = guided_rows([track.request.guidance for track in tracks])
-        x = torch.stack([track.x for track in tracks])
-        timestep_B = torch.tensor([track.levels[track.step].timestep for track in tracks], device=self.device)
-        condition_BD = torch.stack([track.condition_D for track in tracks])
+    def _predict(self, tracks: list[_Track]) -> list[Tensor]:
+        """What the network says each track's x_0 is, (C, W, H) float32, from one call.
+
+        A row is a track's latent, or a window of it; guided rows have a second one for the prediction without a condition.
+        """
+        frames = [track.frames() for track in tracks]
+        owners = [track for track, windows in zip(tracks, frames, strict=True) for _ in windows]
+        guided = guided_rows([track.request.guidance for track in owners])
+        x = torch.stack([_seen(track.x, window) for track, windows in zip(tracks, frames, strict=True) for window in windows])
+        timestep_B = torch.tensor([track.levels[track.step].timestep for track in owners], device=self.device)
+        condition_BD = torch.stack([track.condition_D for track in owners])
         predicted = self.denoise(
             torch.cat([x, x[guided]]).to(self.dtype),
             torch.cat([timestep_B, timestep_B[guided]]),
             torch.cat([condition_BD, self.null_D.expand(len(guided), -1)]).to(self.dtype),
         ).float()
-        conditional = predicted[: len(tracks)]
+        conditional = predicted[: len(owners)]
         if guided:
-            scale_B = torch.tensor([tracks[row].request.guidance for row in guided], device=self.device)
+            scale_B = torch.tensor([owners[row].request.guidance for row in guided], device=self.device)
             conditional = conditional.clone()
-            conditional[guided] = combine(conditional[guided], predicted[len(tracks) :], scale_B)
-        return self.schedule.to_x0(conditional, x, timestep_B, self.prediction)
+            conditional[guided] = combine(conditional[guided], predicted[len(owners) :], scale_B)
+        rows = iter(self.schedule.to_x0(conditional, x, timestep_B, self.prediction))
+        return [_whole(list(islice(rows, len(windows))), windows, track) for track, windows in zip(tracks, frames, strict=True)]
 
     def _advance(self, track: _Track, x0: Tensor) -> tuple[Tensor, Earlier]:
         """The track's own sampler's step, with the track's own noise."""
@@ -241,6 +268,16 @@ class StepEngine:
             noise = clip_noise(request.seed, request.candidate, track.step, request.shape).to(self.device)
         x = METHODS[request.sampler].step(track.x, x0, s, t, earlier=track.earlier, eta=request.eta, noise=noise)
         return x, (x0, s)
+
+
+def _seen(x: Tensor, frames: Tensor | None) -> Tensor:
+    return x if frames is None else x[:, frames.to(x.device)]
+
+
+def _whole(parts: list[Tensor], frames: list[Tensor | None], track: _Track) -> Tensor:
+    """A track's latent out of its windows. Blending x_0 is blending the prediction: one is linear in the other."""
+    windows = [window for window in frames if window is not None]
+    return blend(parts, windows, track.request.shape[1]) if windows else parts[0]
 
 
 def _failure(track: _Track, reason: str) -> GenerationError:
@@ -259,6 +296,8 @@ def _check(request: SampleRequest, train_steps: int, width: int) -> Tensor:
         raise PromptError(f"eta {request.eta} must lie between 0 and 1")
     if request.eta > 0 and not METHODS[request.sampler].takes_eta:
         raise PromptError(f"eta {request.eta} needs the sampler ddim; {request.sampler} puts no noise back")
+    if request.window is not None and request.window < 1:
+        raise PromptError(f"window {request.window} must be at least 1 latent frame")
     if len(request.shape) != 3 or min(request.shape) < 1:
         raise PromptError(f"latent shape {request.shape} must be three sizes (C, W, H) of at least 1")
     given = request.condition_D

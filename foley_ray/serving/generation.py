@@ -14,7 +14,6 @@ from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, ClipRequest
 from foley_ray.config import MAX_SEED, ClipSettings
 from foley_ray.serving.graph import Graph, OnProgress, RankedClip
 from foley_ray.serving.schemas import (
-    BadRequest,
     CandidateBody,
     ClipBody,
     GenerateBody,
@@ -88,16 +87,9 @@ class Generation:
         """ElevenLabs' route: best of the default number of candidates."""
         check_prompt(body.text, self.limits)
         encoding = Encoding.parse(output_format)
-        duration_s = body.duration_seconds or self.info.model.audio.clip_s
-        if duration_s > MAX_DURATION_S:
-            raise BadRequest(
-                f"duration_seconds {duration_s:g} is more than {MAX_DURATION_S:g}, the longest sound this model makes",
-                "limit_exceeded",
-                "duration_seconds",
-            )
-        if body.loop:
-            raise BadRequest("loop is not supported by this service; leave it out", "unsupported", "loop")
-        settings = ClipSettings(duration_s=duration_s, guidance=body.guidance)
+        settings = ClipSettings(
+            duration_s=body.duration_seconds or self.info.model.audio.clip_s, guidance=body.guidance, loop=body.loop
+        )
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         return await self.sound(ClipRequest(body.text, seed, settings), encoding)
 

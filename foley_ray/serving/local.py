@@ -68,7 +68,7 @@ def run(settings: ServeSettings, host: str, port: int, tell: Callable[[str], Non
         tell("stopping")
     finally:
         with suppress(Exception):  # on the way out; Ray going down takes everything with it
-            serve.shutdown()
+            serve.delete("foley")
         ray.shutdown()
 
 

@@ -7,9 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from foley_ray.config import MAX_SEED, ClipSettings
 from foley_ray.errors import FoleyError
 from foley_ray.serving.settings import Limits
-from foley_ray.spec import MIN_DURATION_S
-
-MAX_LONG_DURATION_S = 30.0
+from foley_ray.spec import MAX_DURATION_S, MIN_DURATION_S
 
 
 class BadRequest(FoleyError):
@@ -120,7 +118,7 @@ class SoundGenerationBody(BaseModel):
     """The body of ElevenLabs' sound effects API, and a seed. What it does not know is ignored, as there."""
 
     text: str = Field(min_length=1, description="what the sound should be")
-    duration_seconds: float | None = Field(None, ge=MIN_DURATION_S, le=MAX_LONG_DURATION_S)
+    duration_seconds: float | None = Field(None, ge=MIN_DURATION_S, le=MAX_DURATION_S)
     prompt_influence: float | None = Field(None, ge=0, le=1, description="0.3 when absent; becomes a guidance of 1 to 6")
     loop: bool = False
     model_id: str | None = None

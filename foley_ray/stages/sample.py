@@ -14,6 +14,7 @@ from foley_ray.columns import (
     ETA,
     GUIDANCE,
     LATENT,
+    LOOP,
     SAMPLER,
     SEED,
     STEPS,
@@ -25,6 +26,7 @@ from foley_ray.columns import (
 from foley_ray.diffusion.engine import SampleRequest, StepEngine
 from foley_ray.diffusion.schedule import Schedule
 from foley_ray.models.unet import Denoiser
+from foley_ray.spec import WINDOW_S
 
 
 class SampleStage:
@@ -55,6 +57,7 @@ class SampleStage:
     def requests(self, batch: Batch) -> list[SampleRequest]:
         """What each row asks of the engine, for a runtime that steps it itself."""
         rows = require(batch, self.requires, "sample")
+        loops = batch.get(LOOP.name, [False] * rows)
         return [
             SampleRequest(
                 condition_D=np.asarray(batch[CONDITION.name][row], dtype=np.float32),
@@ -65,6 +68,8 @@ class SampleStage:
                 sampler=batch[SAMPLER.name][row],
                 eta=float(batch[ETA.name][row]),
                 shape=self.spec.latent_shape(float(batch[DURATION_S.name][row])),
+                window=self.spec.latent_frames(WINDOW_S),
+                loop=bool(loops[row]),
             )
             for row in range(rows)
         ]

@@ -8,11 +8,14 @@ import torch
 
 from foley_ray.audio.wave import fade_edges, fit
 from foley_ray.checkpoint import load_part, read_info
-from foley_ray.columns import DURATION_S, LATENT, WAVE, Batch, ragged, require
+from foley_ray.columns import DURATION_S, LATENT, LOOP, WAVE, Batch, ragged, require
 from foley_ray.models.vae import decode
 
 FADE_S = 0.005
 """A clip ends within a few milliseconds of where the latent does: a ramp this short is unheard but leaves no click."""
+
+LOOP_CONTEXT = 16
+"""Latent frames of its other end that a loop is decoded with on either side, and that are cut off again."""
 
 
 class VocodeStage:
@@ -32,9 +35,12 @@ class VocodeStage:
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:
-        """Adds waves (T,) within -1..1, exactly `duration_s` long."""
+        """Adds waves (T,) within -1..1, exactly `duration_s` long, or for a loop the whole latent frames of it."""
         rows = require(batch, self.requires, "vocode")
-        latents = list(batch[LATENT.name])
+        loops = list(batch.get(LOOP.name, [False] * rows))
+        latents = [
+            _round(latent, LOOP_CONTEXT) if loop else latent for latent, loop in zip(batch[LATENT.name], loops, strict=True)
+        ]
         waves: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * rows
         by_length = sorted(range(rows), key=lambda row: latents[row].shape)
         for _, group in groupby(by_length, key=lambda row: latents[row].shape):
@@ -43,12 +49,22 @@ class VocodeStage:
                 chosen = members[start : start + self.max_rows]
                 wave_BT = self.decode(torch.from_numpy(np.stack([latents[row] for row in chosen])))
                 for row, wave_T in zip(chosen, wave_BT.cpu().numpy(), strict=True):
-                    samples = self.spec.samples(float(batch[DURATION_S.name][row]))
-                    faded_T = fade_edges(np.clip(wave_T[:samples], -1.0, 1.0), round(FADE_S * self.spec.sample_rate_hz))
-                    waves[row] = fit(faded_T, samples)
+                    duration_s = float(batch[DURATION_S.name][row])
+                    wave_T = np.clip(wave_T, -1.0, 1.0)
+                    if loops[row]:
+                        start = LOOP_CONTEXT * self.spec.latent_samples
+                        waves[row] = wave_T[start : start + self.spec.loop_samples(duration_s)]
+                        continue
+                    samples = self.spec.samples(duration_s)
+                    waves[row] = fit(fade_edges(wave_T[:samples], round(FADE_S * self.spec.sample_rate_hz)), samples)
         return {**batch, WAVE.name: ragged(waves)}
 
     def decode(self, latent_BCWH: torch.Tensor) -> torch.Tensor:
         """(B, C, W, H) in the diffusion model's scale -> wave (B, T) of whole latent frames."""
         wave_BT: torch.Tensor = self.vocoder(decode(self.vae, latent_BCWH.to(self.device) / self.latent_scale))
         return wave_BT
+
+
+def _round(latent_CWH: np.ndarray, context: int) -> np.ndarray:
+    """A circular latent with `context` frames of it repeated on either side."""
+    return latent_CWH[:, np.arange(-context, latent_CWH.shape[1] + context) % latent_CWH.shape[1]]

@@ -1,7 +1,7 @@
 """The whole service on this machine, real Serve and real HTTP, around the tiny model."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,7 +16,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="package")
-def service(ray_local: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serve_data")
+
+
+@pytest.fixture(scope="package")
+def service(ray_local: None, tiny_model: Path, data_folder: Path) -> Iterator[str]:
     """Address of the running service. Its stages ask for no core, so that other tests' work finds some."""
     from ray import serve
 
@@ -27,7 +32,7 @@ def service(ray_local: None, tiny_model: Path, tmp_path_factory: pytest.TempPath
     settings = ServeSettings.model_validate(
         {
             "model": tiny_model,
-            "data": tmp_path_factory.mktemp("serve_data"),
+            "data": data_folder,
             "ingress": {"max_replicas": 1},
             "limits": {"pending_candidates": 40, "body_bytes": 4096},
             **dict.fromkeys(("condition", "sample", "vocode", "rank"), stage),
@@ -44,3 +49,16 @@ def service(ray_local: None, tiny_model: Path, tmp_path_factory: pytest.TempPath
 def http(service: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service, timeout=120) as client:
         yield client
+
+
+@pytest.fixture
+def kill_replica(service: str) -> Callable[[str], None]:
+    """Kill the process of a deployment's only replica, as a lost node would."""
+    import ray
+
+    def kill(deployment: str) -> None:
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        [name] = [actor["name"] for actor in actors if f"foley#{deployment}#" in actor["name"]]
+        ray.kill(ray.get_actor(name, namespace="serve"), no_restart=False)
+
+    return kill
