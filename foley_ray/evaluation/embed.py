@@ -46,10 +46,11 @@ def log_mels(wave_NT: np.ndarray, spec: AudioSpec) -> np.ndarray:
 
 
 def shape_distance(mel_a_NFM: np.ndarray, mel_b_KFM: np.ndarray) -> np.ndarray:
-    """(N, K) distances between mel pictures, 0 (the same but for time and level) to about 1 (nothing in common).
+    """(N, K) distances between mel pictures, 0 (the same but for its level) to 1 (nothing in common).
 
-    1 less the highest correlation over all time shifts, of pictures floored 61 dB below their loudest cell, the floor as
-    zero: a copy is found wherever in the clip it starts, and silence matches nothing.
+    1 less the highest correlation over all time shifts of what comes and goes in each band: pictures floored 61 dB below their
+    loudest cell, less each band's mean. A copy is found wherever in the clip it starts (what is cut off at the edge counts
+    against it), a steady colour alone is no likeness, and silence matches nothing.
     """
     a_NFM, b_KFM = _unit_pictures(mel_a_NFM), _unit_pictures(mel_b_KFM)
     frames = next_fast_len(a_NFM.shape[1] + b_KFM.shape[1], real=True)  # room for every shift without wrapping round
@@ -67,5 +68,6 @@ def _unit_pictures(mel_NFM: np.ndarray) -> np.ndarray:
     blocks = mel_NFM[:, : frames * MEL_POOL, : bands * MEL_POOL].reshape(count, frames, MEL_POOL, bands, MEL_POOL)
     thin_NFM = blocks.mean(axis=(2, 4), dtype=np.float32)
     above_NFM = (thin_NFM - thin_NFM.max(axis=(1, 2), keepdims=True, initial=-np.inf) + MEL_RANGE).clip(min=0)
+    above_NFM -= above_NFM.mean(axis=1, keepdims=True)
     unit_NFM: np.ndarray = above_NFM / np.linalg.norm(above_NFM, axis=(1, 2), keepdims=True).clip(min=1e-9)
     return unit_NFM
