@@ -1,0 +1,1 @@
+"""Sound libraries: from a plan to named, measured, catalogued files."""
