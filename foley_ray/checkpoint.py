@@ -165,18 +165,18 @@ def find_parts(
 
 
 def load_part(folder: Path, name: Part) -> Any:
-    """One part as a module in float32, ready to use (eval mode). Raises ModelError if weights and settings disagree."""
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from safetensors import SafetensorError
+    """One part as a module in float32, ready to use (eval mode). Raises ModelError if weights and settings disagree.
 
-    from foley_ray.models.clap import Clap
-    from foley_ray.models.tuning import Tuning
-    from foley_ray.models.vocoder import load_vocoder
+    Imports what this part needs alone: a process that only ranks need not spend seconds on loading diffusers.
+    """
+    import torch
+    from safetensors import SafetensorError
 
     place = folder / name
     try:
         if name in LIBRARY_CLASSES:
+            from diffusers import AutoencoderKL, UNet2DConditionModel
+
             kind = UNet2DConditionModel if name == "unet" else AutoencoderKL
             part, report = kind.from_pretrained(
                 place, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -185,9 +185,17 @@ def load_part(folder: Path, name: Part) -> Any:
             if report["missing_keys"] or report["unexpected_keys"]:
                 raise ModelError(f"part {name} of {folder} lacks weights {sorted(report['missing_keys'])[:3]}")
         elif name == "vocoder":
+            from foley_ray.models.vocoder import load_vocoder
+
             part = load_vocoder(place, read_info(folder).model.audio)
+        elif name == "clap":
+            from foley_ray.models.clap import Clap
+
+            part = Clap.from_pretrained(place)
         else:
-            part = {"clap": Clap.from_pretrained, "tuning": Tuning.from_pretrained}[name](place)
+            from foley_ray.models.tuning import Tuning
+
+            part = Tuning.from_pretrained(place)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"part {name} of {folder} cannot be loaded: {error}") from error
     return part.float().eval()

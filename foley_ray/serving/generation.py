@@ -12,8 +12,10 @@ from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
 from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, ClipRequest
 from foley_ray.config import MAX_SEED, ClipSettings
+from foley_ray.errors import PromptError
 from foley_ray.serving.graph import Graph, OnProgress, RankedClip
 from foley_ray.serving.schemas import (
+    BadRequest,
     CandidateBody,
     ClipBody,
     GenerateBody,
@@ -86,7 +88,10 @@ class Generation:
     async def sound_generation(self, body: SoundGenerationBody, output_format: str) -> Sound:
         """ElevenLabs' route: best of the default number of candidates."""
         check_prompt(body.text, self.limits)
-        encoding = Encoding.parse(output_format)
+        try:
+            encoding = Encoding.parse(output_format)
+        except PromptError as error:
+            raise BadRequest(str(error), param="output_format") from None
         settings = ClipSettings(
             duration_s=body.duration_seconds or self.info.model.audio.clip_s, guidance=body.guidance, loop=body.loop
         )

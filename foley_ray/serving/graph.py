@@ -138,11 +138,12 @@ class Graph:
                 responses.append(self.rank.remote(responses[-1], keep_all))
                 candidates: list[Candidate] = await responses[-1]
                 return candidates
-        except Exception as error:
-            raise named(error) from error
-        finally:
-            for response in responses:
-                response.cancel()  # what is finished does not mind
+        except BaseException as error:
+            for response in responses:  # those before have finished and do not mind
+                response.cancel()
+            if isinstance(error, Exception):
+                raise named(error) from error
+            raise
 
 
 class _Progress:

@@ -7,6 +7,7 @@ import hmac
 import ipaddress
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
@@ -55,6 +56,10 @@ class Guard:
                 raise _TooLarge
             return message
 
+        async def unless_too_large(message: Message) -> None:
+            if seen <= limit:  # else it is what the application makes of a body that was cut off
+                await send(message)
+
         refusal = self._refusal(scope, headers)
         declared = headers.get(b"content-length", b"0")
         too_large = JSONResponse(
@@ -66,9 +71,9 @@ class Guard:
         elif declared.isdigit() and int(declared) > limit:
             await too_large(scope, receive, send)
         else:
-            try:
-                await self.app(scope, counted, send)
-            except _TooLarge:
+            with suppress(_TooLarge):
+                await self.app(scope, counted, unless_too_large)
+            if seen > limit:
                 await too_large(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> JSONResponse | None:

@@ -26,6 +26,10 @@ def ask(
     api = FastAPI(middleware=[Middleware(Guard, keys=keys, open_access=open_access, limits=Limits(body_bytes=2000))])
     install_handlers(api)
 
+    @api.post("/v1/json")
+    async def json(body: dict[str, str]) -> None:
+        raise AssertionError(body)
+
     @api.post("/v1/thing")
     @api.post("/free")
     async def thing(request: Request) -> dict[str, int]:
@@ -72,6 +76,7 @@ def test_a_large_body_is_refused_whether_it_says_so_or_not() -> None:
         answer = ask(headers={"xi-api-key": "first-key"}, content=content)
         assert answer.status_code == 413
         assert "larger than 2000 bytes" in answer.json()["error"]["message"]
+    assert ask("/v1/json", keys=(), content=chunks(), headers={"Content-Type": "application/json"}).status_code == 413
 
 
 @pytest.mark.parametrize(

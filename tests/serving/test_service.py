@@ -123,7 +123,7 @@ def test_the_sound_effects_api_that_people_know(http: httpx.Client) -> None:
         ({"prompt": "x", "candidates": 17}, 400, "candidates", "17 is more than 16"),
         ({"prompt": "x", "sampler": "euler"}, 422, "sampler", "'ddim' or 'dpmpp-2m', not 'euler'"),
         ({"prompt": "x", "stps": 3}, 422, "stps", "not permitted"),
-        ({"prompt": "x", "eta": 0.5}, 400, "prompt", "eta 0.5 needs the sampler ddim"),
+        ({"prompt": "x", "eta": 0.5}, 400, "eta", "eta 0.5 needs the sampler ddim"),
         ({"prompt": "x", "seed": -1}, 422, "seed", "not -1"),
         ({"prompt": "x", "n": 2, "response": "audio"}, 400, None, "response 'audio' is one sound"),
         ({"prompt": "  "}, 400, "prompt", "the prompt is empty"),

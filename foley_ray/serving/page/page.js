@@ -19,11 +19,12 @@ function showValues() {
 
 function fill(settings) {
   for (const name of SETTINGS) if (settings[name] !== undefined) byId(name).value = settings[name] ?? "";
+  byId("loop").checked = Boolean(settings.loop);
   showValues();
 }
 
 function wanted() {
-  const body = { prompt: byId("prompt").value.trim() };
+  const body = { prompt: byId("prompt").value.trim(), loop: byId("loop").checked };
   for (const name of SETTINGS.slice(1)) if (byId(name).value !== "") body[name] = Number(byId(name).value);
   return body;
 }
@@ -126,8 +127,9 @@ function show(result) {
     section.className = "clip";
     section.innerHTML = `<header><h2></h2><span class="quiet"></span><button type="button">Copy as curl</button></header>`;
     section.querySelector("h2").textContent = result.prompt;
-    const { steps, guidance, duration_s } = result.settings;
-    section.querySelector("span").textContent = `seed ${clip.seed} · ${steps} steps · guidance ${guidance} · ${duration_s} s`;
+    const { steps, guidance, duration_s, loop } = result.settings;
+    const length = `${duration_s} s${loop ? " loop" : ""}`;
+    section.querySelector("span").textContent = `seed ${clip.seed} · ${steps} steps · guidance ${guidance} · ${length}`;
     section.querySelector("button").onclick = (event) => copyCurl(event.target, result, clip);
     results.prepend(section);
     clip.candidates.forEach((candidate, index) => section.append(card(result, clip, candidate, index)));
@@ -141,6 +143,7 @@ function card(result, clip, candidate, index) {
   const url = URL.createObjectURL(new Blob([bytes], { type: result.media_type }));
   const name = `candidate ${index + 1}, score ${candidate.score.toFixed(3)}`;
   const audio = new Audio(url);
+  audio.loop = result.settings.loop;
   node.classList.toggle("best", index === 0);
   node.querySelector(".rank").textContent = index + 1;
   node.querySelector(".score").textContent = candidate.score.toFixed(3);
