@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as nnf
+import torchaudio
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from safetensors import SafetensorError
@@ -23,6 +24,7 @@ from foley_ray.config import ModelConfig
 from foley_ray.errors import ModelError
 from foley_ray.spec import AudioSpec
 
+AUDIO_KEYS = ("sample_rate_hz", "mel_bands", "fmin_hz", "fmax_hz", "hop_samples", "n_fft", "win_samples")
 MAX_MAGNITUDE = 100.0  # Vocos' clamp: an early, wild prediction must not become an infinite gradient
 
 
@@ -75,10 +77,15 @@ class ConvNextBlock(nn.Module):
 
 
 class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Vocos (arXiv 2306.00814): ConvNeXt blocks at frame rate predict magnitude and phase, the inverse STFT does the rest.
+    """Vocos (arXiv 2306.00814): ConvNeXt blocks at frame rate predict a spectrum, the inverse STFT does the rest.
 
     All learned work happens once per frame instead of once per sample, which is what makes it many times cheaper than
-    HiFi-GAN. Raises ModelError when neighbouring frames overlap by less than half: they could not be added up evenly.
+    HiFi-GAN. Two things are not Vocos', and let it learn from hours of sound on a CPU instead of weeks on a GPU: the network
+    only corrects the magnitudes that the mel already shows (`_prior`), and it adds to its own spectrum, tone by tone, filtered
+    white noise (as DDSP does, arXiv 2001.04643), since most of foley is noise, whose phase nothing can predict. In eval mode
+    the noise is always the same, so a mel always gives the same wave, whatever the batch.
+
+    Raises ModelError when neighbouring frames overlap by less than half: they could not be added up evenly.
     """
 
     config_name = "config.json"
@@ -91,6 +98,8 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         win_samples: int = 1024,
         hop_samples: int = 256,
         mel_bands: int = 80,
+        fmin_hz: float = 0.0,
+        fmax_hz: float = 8000.0,
         channels: int = 512,
         layers: int = 8,
     ) -> None:
@@ -103,12 +112,21 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.norm_in = nn.LayerNorm(channels, eps=1e-6)
         self.blocks = nn.ModuleList(ConvNextBlock(channels, 1 / layers) for _ in range(layers))
         self.norm_out = nn.LayerNorm(channels, eps=1e-6)
-        self.head = nn.Linear(channels, n_fft + 2)
+        bins = n_fft // 2 + 1
+        self.head = nn.Linear(channels, 3 * bins)
         # a shorter window sits in the middle of its frame, as torch.stft puts it
         window_N = torch.hann_window(win_samples)
         space = n_fft - win_samples
         self.register_buffer("window", nnf.pad(window_N, (space // 2, space - space // 2)), persistent=False)
+        filters_KM = torchaudio.functional.melscale_fbanks(
+            bins, fmin_hz, fmax_hz, mel_bands, sample_rate_hz, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("band_gain", filters_KM.sum(dim=0).clamp(min=1e-8).log(), persistent=False)
+        self.register_buffer("spread", _between_bands(filters_KM), persistent=False)
         self.apply(self._initialise)
+        # noise alone is a fair first guess of foley: begin there, the network's own spectrum 26 dB below
+        with torch.no_grad():
+            self.head.bias[:bins] = -3.0
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
@@ -131,9 +149,29 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             hidden_BCF = block(hidden_BCF)
         with torch.autocast(hidden_BCF.device.type, enabled=False):  # in bfloat16 phases would be off by 1 %
             head_BFK = self.head(self.norm_out(hidden_BCF.transpose(1, 2).to(self.head.weight.dtype)))
-        log_magnitude_BFK, phase_BFK = head_BFK.float().chunk(2, dim=2)  # no FFT in half precision
-        magnitude_BFK = log_magnitude_BFK.exp().clamp(max=MAX_MAGNITUDE)
-        return self._overlap_add(torch.fft.irfft(torch.polar(magnitude_BFK, phase_BFK), n=self.n_fft, dim=2))
+            tone_BFK, phase_BFK, noise_BFK = head_BFK.float().chunk(3, dim=2)  # no FFT in half precision
+            prior_BFK = self._prior(log_mel_BFM.float())
+            spectrum_BFK = torch.polar((prior_BFK + tone_BFK).exp().clamp(max=MAX_MAGNITUDE), phase_BFK)
+            noise_level_BFK = (prior_BFK + noise_BFK).exp().clamp(max=MAX_MAGNITUDE)
+            spectrum_BFK = spectrum_BFK + noise_level_BFK * self._white(len(log_mel_BFM), log_mel_BFM.shape[1])
+            return self._overlap_add(torch.fft.irfft(spectrum_BFK, n=self.n_fft, dim=2))
+
+    def _prior(self, log_mel_BFM: Tensor) -> Tensor:
+        """Log-magnitudes (B, F, K) that the mel shows; a bin above the last band is as loud as that band."""
+        prior_BFK: Tensor = (log_mel_BFM - self.band_gain.float()) @ self.spread.float()
+        return prior_BFK
+
+    def _white(self, rows: int, frames: int) -> Tensor:
+        """The spectrum (B, F, K) of white noise at unit power: drawn anew in training, otherwise (1, F, K), always the same."""
+        samples = (frames - 1) * self.hop + self.n_fft
+        if self.training:
+            noise_BT = torch.randn(rows, samples, device=self.window.device)
+        else:
+            noise_BT = torch.randn(1, samples, generator=torch.Generator().manual_seed(0)).to(self.window.device)
+        window_N = self.window.float()
+        framed_BFN = noise_BT.unfold(1, self.n_fft, self.hop) * (window_N / window_N.square().sum().sqrt())
+        white_BFK: Tensor = torch.fft.rfft(framed_BFN, dim=2)
+        return white_BFK
 
     def _overlap_add(self, frames_BFN: Tensor) -> Tensor:
         """Inverse STFT with the padding of LogMel ("same"): frame f is centred on sample (f + 1/2) * hop.
@@ -153,6 +191,20 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return nnf.fold(frames_BNF, (1, samples), kernel_size=(1, self.n_fft), stride=(1, self.hop))[:, 0, 0]
 
 
+def _between_bands(filters_KM: Tensor) -> Tensor:
+    """(M, K): how much of each band's level a bin takes, linear between the bands' centres, constant beyond the outer ones."""
+    bins, bands = filters_KM.shape
+    bin_K = torch.arange(bins, dtype=torch.float32)
+    centre_M = (filters_KM * bin_K[:, None]).sum(dim=0) / filters_KM.sum(dim=0).clamp(min=1e-8)
+    right_K = torch.searchsorted(centre_M.contiguous(), bin_K).clamp(1, bands - 1)
+    left_M = centre_M[right_K - 1]
+    share_K = ((bin_K - left_M) / (centre_M[right_K] - left_M).clamp(min=1e-8)).clamp(0, 1)
+    spread_MK = torch.zeros(bands, bins)
+    spread_MK[right_K - 1, torch.arange(bins)] = 1 - share_K
+    spread_MK[right_K, torch.arange(bins)] = share_K
+    return spread_MK
+
+
 def build_vocoder(config: ModelConfig) -> HifiGan | IstftVocoder:
     """A vocoder of that configuration with fresh weights, plain (without weight norm)."""
     audio, vocoder = config.audio, config.vocoder
@@ -163,6 +215,8 @@ def build_vocoder(config: ModelConfig) -> HifiGan | IstftVocoder:
             win_samples=audio.win_samples,
             hop_samples=audio.hop_samples,
             mel_bands=audio.mel_bands,
+            fmin_hz=audio.fmin_hz,
+            fmax_hz=audio.fmax_hz,
             channels=vocoder.channels,
             layers=vocoder.layers,
         )
@@ -231,7 +285,7 @@ def _check_fit(vocoder: HifiGan | IstftVocoder, audio: AudioSpec, folder: Path) 
         hop = math.prod(config.upsample_rates)
         seen = {"sample_rate_hz": config.sampling_rate, "mel_bands": config.model_in_dim, "hop_samples": hop}
     else:
-        seen = {key: config[key] for key in ("sample_rate_hz", "mel_bands", "hop_samples", "n_fft", "win_samples")}
+        seen = {key: config[key] for key in AUDIO_KEYS}
     wrong = [f"{key} is {value}, not {getattr(audio, key)}" for key, value in seen.items() if value != getattr(audio, key)]
     if wrong:
         raise ModelError(f"the vocoder in {folder} does not fit the model's audio: {'; '.join(wrong)}")

@@ -35,7 +35,7 @@ def one_thread():
 
 def fresh(config):
     torch.manual_seed(0)
-    return build_vocoder(config)
+    return build_vocoder(config).eval()
 
 
 def picture(config, frames, rows=1):
@@ -71,7 +71,7 @@ def test_gradients_reach_every_parameter(config):
 def test_published_sizes():
     count = {name: sum(p.numel() for p in build_vocoder(preset().model).parameters())
              for name, preset in (("small", small), ("large", large), ("default", default))}  # fmt: skip
-    assert count == {"small": 13_926_017, "large": 55_264_897, "default": 3_584_770}
+    assert count == {"small": 13_926_017, "large": 55_264_897, "default": 3_716_611}
 
 
 def test_fresh_hifigan_is_above_the_mel_floor():
@@ -152,6 +152,26 @@ def test_istft_learns_a_short_sound(one_thread):
     assert losses[-1] < losses[0] / 5
     correlation = torch.nn.functional.cosine_similarity(vocoder(log_mel_BFM), wave_BT)
     assert correlation > 0.95  # phase and all
+
+
+def test_istft_begins_as_noise_that_is_as_loud_as_the_mel_says():
+    audio = default().model.audio
+    wave_BT = torch.randn(1, 86 * audio.hop_samples, generator=torch.Generator().manual_seed(1)) * torch.linspace(
+        0.3, 0.001, 86 * 256
+    )
+    log_mel_BFM = LogMel(audio)(wave_BT)
+    with torch.no_grad():
+        again_BFM = LogMel(audio)(fresh(default().model)(log_mel_BFM))
+    assert (again_BFM - log_mel_BFM).mean().abs() < 0.15, "its level is off"
+    assert (again_BFM - log_mel_BFM).abs().mean() < 0.35
+
+
+def test_istft_draws_its_noise_anew_in_training_alone():
+    vocoder, log_mel_BFM = fresh(ISTFT), picture(ISTFT, 9)
+    with torch.no_grad():
+        assert torch.equal(vocoder(log_mel_BFM), vocoder(log_mel_BFM))
+        vocoder.train()
+        assert not torch.equal(vocoder(log_mel_BFM), vocoder(log_mel_BFM))
 
 
 def test_istft_needs_overlap():
