@@ -333,6 +333,8 @@ def describe(error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"]) or "settings"
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}: no such setting")
+        elif isinstance(item["input"], dict):  # a whole section: what is wrong with it says more than all of it
+            parts.append(f"{key}: {item['msg']}")
         else:
             parts.append(f"{key} = {item['input']!r}: {item['msg']}")
     return "; ".join(parts)

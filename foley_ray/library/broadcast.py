@@ -9,7 +9,6 @@ import struct
 import unicodedata
 import uuid
 from dataclasses import dataclass, field
-from typing import Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,9 +16,8 @@ import soundfile as sf
 
 from foley_ray import __version__
 from foley_ray.audio.loudness import RATE_HZ, Loudness
-from foley_ray.library.ucs import Category
+from foley_ray.library.ucs import Category, Format
 
-Format = Literal["wav", "flac"]
 UNDEFINED = 0x7FFF
 """What Tech 3285 writes for a loudness value that was not, or could not be, measured."""
 _TEXT_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -59,7 +57,7 @@ def quantise(wave_T: np.ndarray) -> np.ndarray:
     """(T,) within -1..1 -> int32 samples of 24 bits, as they are stored."""
     full_scale = 2**23
     scaled = np.rint(np.asarray(wave_T, dtype=np.float64) * full_scale)
-    return scaled.clip(-full_scale, full_scale - 1).astype(np.int32)
+    return np.asarray(scaled.clip(-full_scale, full_scale - 1), dtype=np.int32)
 
 
 def encode(wave_T: np.ndarray, format: Format, about: Description, loudness: Loudness) -> bytes:
@@ -154,7 +152,8 @@ def ixml(about: Description, loudness: Loudness) -> bytes:
             "maxPeak": "" if loudness.true_peak_dbtp is None else f"{loudness.true_peak_dbtp:.2f}",
         },
     )
-    return b'<?xml version="1.0" encoding="UTF-8"?>' + ElementTree.tostring(root, encoding="utf-8")
+    document: bytes = ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+    return document
 
 
 def _flac(wave_T: np.ndarray, about: Description, loudness: Loudness) -> bytes:

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from foley_ray.errors import ConfigError
+
+Format = Literal["wav", "flac"]
+"""What a delivered file may be: its suffix."""
 
 MAX_FX_NAME = 60
 """Characters of an FXName. UCS asks for about 25; what remains of a path's 255 is for folders."""
@@ -34,8 +37,8 @@ class Category(NamedTuple):
 @cache
 def table() -> dict[str, Category]:
     """CatID -> its line, all 753."""
-    with files("foley_ray.library").joinpath("ucs.csv").open(encoding="utf-8", newline="") as file:
-        return {row["catid"]: Category(**row) for row in csv.DictReader(file)}
+    text = files("foley_ray.library").joinpath("ucs.csv").read_text(encoding="utf-8")
+    return {row["catid"]: Category(**row) for row in csv.DictReader(text.splitlines())}
 
 
 def lookup(catid: str) -> Category:
