@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -123,6 +123,50 @@ class GenerateJob(Settings):
         return self
 
 
+StageName = Literal["condition", "sample", "vocode", "rank"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+class Pool(Settings):
+    """The actors of one stage, and what each of them reserves."""
+
+    actors: tuple[int, int] = Field((1, 1), description="at least, at most; Ray Data starts as many as have work")
+    cpus: float = Field(0.1, ge=0)
+    gpus: float = Field(0.0, ge=0, description="a share lets several actors use one GPU")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 1 <= self.actors[0] <= self.actors[1]:
+            raise ValueError(f"actors {list(self.actors)} must be [at least, at most], from 1")
+        return self
+
+
+_SMALL_POOLS: dict[StageName, Pool] = {
+    "condition": Pool(),
+    "sample": Pool(actors=(1, 64), cpus=0.9),
+    "vocode": Pool(actors=(1, 8), cpus=0.3),
+    "rank": Pool(actors=(1, 8), cpus=0.2),
+}
+"""Fit on two cores."""
+
+
+class LibraryJob(Settings):
+    """jobs/build_library.py: a plan -> a delivered, catalogued sound library."""
+
+    plan: Path
+    out: Path = Field(description="library folder; the same folder goes on")
+    model: Path | None = Field(None, description="model folder; the shipped one when absent")
+    pools: dict[StageName, Pool] = Field({}, description="changes to the actors of the stages")
+    group: int = Field(1, ge=1, description="clips per call of a stage; more fill a GPU, and give sounds of their own last bit")
+    threads: int = Field(1, ge=1, description="of each actor; another number gives sounds of another last bit")
+    retries: int = Field(1, ge=0, description="how often a clip that fails is tried again before it is listed")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        object.__setattr__(self, "pools", {**_SMALL_POOLS, **self.pools})
+        return self
+
+
 AnyJob = TypeVar("AnyJob", bound=Settings)
 
 
@@ -194,5 +238,5 @@ def _refuse_lost_paths(job: Settings) -> None:
         return
     for name, value in job:
         for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path) and not path.is_absolute() and name != "captions":
+            if isinstance(path, Path) and not path.is_absolute() and name not in ("captions", "plan"):
                 raise ConfigError(f"{name} = {path}: a submitted job needs absolute paths, on storage that all nodes see")

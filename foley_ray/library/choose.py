@@ -42,12 +42,15 @@ class Choice:
         return passes(self.clip.settings, self.score)
 
 
+def most_draws(clip: PlannedClip) -> int:
+    """How many draws of a clip there can be."""
+    return 1 if clip.settings.threshold is None else 1 + clip.settings.max_redraws
+
+
 def unsettled(clip: PlannedClip, draws: int, store: Store) -> bool:
     """Whether a clip with that many draws needs another one: the rule of `Pipeline.generate`."""
-    if draws == 0:
-        return True
-    if clip.settings.threshold is None or draws > clip.settings.max_redraws:
-        return False
+    if draws in (0, most_draws(clip)):
+        return draws == 0
     best = max(float(store.draw(clip.id, draw).score.max()) for draw in range(draws))
     return not passes(clip.settings, best)
 

@@ -1,0 +1,186 @@
+"""What a library holds, for machines (Parquet, CSV, manifest) and for people (index.html), and how to find a sound in it.
+
+LIBRARY/
+  Animals/ANMLDog_Dog Bark 01_FRAY_SMALL.wav      folders by category
+  catalogue.parquet    a row per clip, with its CLAP embedding
+  catalogue.csv        the same without
+  index.html           the same to look at, search and listen to; needs nothing but the files beside it
+  manifest.json        clips, rejected and failed ones with reasons; written last, so its presence means all of it
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from foley_ray.checkpoint import ModelInfo, read_info
+from foley_ray.errors import DataError, ModelError, OutputError
+from foley_ray.library.choose import Choice
+from foley_ray.library.plan import Plan, PlannedClip
+from foley_ray.library.store import Store
+from foley_ray.library.ucs import lookup
+
+FORMAT = 1
+MANIFEST, PARQUET, CSV, PAGE = "manifest.json", "catalogue.parquet", "catalogue.csv", "index.html"
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a spreadsheet would take a cell that begins with it for."""
+
+SCHEMA = pa.schema(
+    [
+        *[pa.field(name, pa.string(), nullable=False) for name in
+          ("file", "id", "catid", "category", "subcategory", "fx_name", "prompt", "keywords")],
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("candidate", pa.int32(), nullable=False),
+        pa.field("score", pa.float64(), nullable=False),
+        pa.field("passed_threshold", pa.bool_(), nullable=False),
+        pa.field("loop", pa.bool_(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        *[pa.field(name, pa.float64()) for name in
+          ("integrated_lufs", "max_momentary_lufs", "max_short_term_lufs", "true_peak_dbtp")],
+        *[pa.field(name, pa.string(), nullable=False) for name in ("sha256", "settings", "model")],
+        pa.field("ai_generated", pa.bool_(), nullable=False),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A clip of the plan that could not be made."""
+
+    clip: PlannedClip
+    reason: str
+
+
+def write_catalogue(
+    plan: Plan, info: ModelInfo, choices: Sequence[Choice], missing: Sequence[Missing], store: Store
+) -> None:  # fmt: skip
+    """All four files from what was chosen and delivered; the same choices give the same bytes."""
+    delivered, rows, pictures = [], [], []
+    for choice in (choice for choice in choices if choice.gate is None):
+        receipt = store.receipt(choice.clip.id)
+        if receipt is None:
+            raise OutputError(f"{store.library} lost the receipt of {choice.clip.stem}: build again")
+        rows.append(_row(choice, receipt, info))
+        pictures.append(receipt["picture"])
+        delivered.append({**rows[-1], "files": receipt["files"], "candidate_scores": choice.scores})
+    for name, data in (
+        (PARQUET, _parquet(rows, [choice.embedding_D for choice in choices if choice.gate is None], info)),
+        (CSV, _csv(rows)),
+        (PAGE, _page(plan, rows, pictures)),
+    ):
+        store.put(store.library / name, data)
+    manifest = {
+        "format": FORMAT,
+        "library": plan.library,
+        "creator": plan.creator,
+        "source": plan.source,
+        "date": plan.date.isoformat(),
+        "plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:16],
+        "model": {"digest": info.digest, "preset": info.preset, "licences": info.licences},
+        "ai_generated": True,
+        "clips": delivered,
+        "rejected": [
+            {**_asked(choice.clip), "gate": choice.gate, "reason": choice.reason, "candidate_scores": choice.scores}
+            for choice in choices
+            if choice.gate is not None
+        ],
+        "failed": [{**_asked(item.clip), "reason": item.reason} for item in missing],
+    }
+    store.put(store.library / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def search(library: Path, words: str, model: Path, count: int = 10) -> list[tuple[float, dict[str, Any]]]:
+    """The clips whose sound is nearest to the words by CLAP, nearest first, with their cosines.
+
+    Raises DataError if there is no catalogue, ModelError if the model's CLAP is not the one that heard the clips, and
+    PromptError for words that cannot be embedded.
+    """
+    path = library / PARQUET
+    try:
+        catalogue = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"no catalogue in {library}: {error}; build the library first") from None
+    clap = (catalogue.schema.metadata or {}).get(b"clap", b"").decode()
+    if read_info(model, needs=("clap",)).parts["clap"].digest != clap:
+        raise ModelError(f"{library} was heard by another CLAP ({clap}) than {model} has; give the model that built it")
+    from foley_ray.stages.condition import ConditionStage
+
+    target_D = ConditionStage(model)({"prompt": [words]})["target"][0]
+    if len(catalogue) == 0:
+        return []
+    cosine_N = np.stack(catalogue["embedding"].to_numpy()) @ target_D
+    nearest = np.argsort(-cosine_N.round(6), kind="stable")[:count]
+    rows = catalogue.drop_columns(["embedding"]).take(pa.array(nearest)).to_pylist()
+    return [(float(cosine_N[index]), row) for index, row in zip(nearest, rows, strict=True)]
+
+
+def safe(cell: str) -> str:
+    """Text that no spreadsheet runs as a formula: with an apostrophe before what would begin one."""
+    return f"'{cell}" if cell.startswith(FORMULA) else cell
+
+
+def _asked(clip: PlannedClip) -> dict[str, Any]:
+    return {"id": clip.id, "name": clip.stem, "catid": clip.catid, "prompt": clip.prompt, "seed": clip.seed}
+
+
+def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
+    clip = choice.clip
+    _, category, subcategory = lookup(clip.catid)
+    return {
+        "file": receipt["files"][0]["path"],
+        "id": clip.id,
+        "catid": clip.catid,
+        "category": category,
+        "subcategory": subcategory,
+        "fx_name": clip.fx_name,
+        "prompt": clip.prompt,
+        "keywords": ", ".join(clip.keywords),
+        "seed": clip.seed,
+        "candidate": choice.candidate,
+        "score": choice.score,
+        "passed_threshold": choice.passed,
+        "loop": clip.settings.loop,
+        "duration_s": receipt["duration_s"],
+        **{name: receipt[name] for name in ("integrated_lufs", "max_momentary_lufs", "max_short_term_lufs", "true_peak_dbtp")},
+        "sha256": receipt["files"][0]["sha256"],
+        "settings": json.dumps(clip.settings.model_dump(mode="json")),
+        "model": info.digest,
+        "ai_generated": True,
+    }
+
+
+def _parquet(rows: Sequence[dict[str, Any]], embeddings: Sequence[np.ndarray], info: ModelInfo) -> bytes:
+    table = pa.Table.from_pylist(list(rows), SCHEMA)
+    vectors = pa.array([embedding.tolist() for embedding in embeddings], pa.list_(pa.float32()))
+    table = table.append_column("embedding", vectors).replace_schema_metadata({"clap": info.parts["clap"].digest})
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, SCHEMA.names, lineterminator="\r\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: safe(value) if isinstance(value, str) else value for name, value in row.items()})
+    return file.getvalue().encode("utf-8-sig")  # with a mark, or a spreadsheet takes it for another encoding
+
+
+def _page(plan: Plan, rows: Sequence[dict[str, Any]], pictures: Sequence[dict[str, str]]) -> bytes:
+    shown = ("file", "catid", "category", "subcategory", "fx_name", "prompt", "keywords", "seed", "score", "loop", "duration_s",
+             "integrated_lufs", "true_peak_dbtp")  # fmt: skip
+    clips = [{**{name: row[name] for name in shown}, **picture} for row, picture in zip(rows, pictures, strict=True)]
+    data = json.dumps({"library": plan.library, "date": plan.date.isoformat(), "clips": clips}, ensure_ascii=False)
+    data = data.replace("<", "\\u003c")  # no text of a plan can end the script that it stands in
+    page = files("foley_ray.library").joinpath("page", "index.html").read_text(encoding="utf-8")
+    return page.replace("__DATA__", data).encode()
