@@ -18,6 +18,7 @@ from foley_ray import __version__
 from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.errors import ConfigError, FoleyError, PromptError
 from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
+from foley_ray.library.commands import library_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Foley from text: train it, run it, scale it.",
 )
+app.add_typer(library_app, name="library")
 INTERRUPTED = 130
 out_console = Console(highlight=False, soft_wrap=True, markup=False)  # a path may hold [brackets]
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -291,6 +293,10 @@ def score(
     classifier: Annotated[
         Path | None, typer.Option(help="folder of the classifier, trained there if there is none; OUT/classifier if not given")
     ] = None,
+    kin: Annotated[
+        list[str] | None,
+        typer.Option(help="class=judged class whose recordings also teach the classifier that class; repeatable"),
+    ] = None,
     ladder: Annotated[
         bool, typer.Option("--ladder", help="real sounds through the parts that are there; nothing generated")
     ] = False,
@@ -308,7 +314,17 @@ def score(
 
     with error_console.status("reading") as status:
         report = run(
-            model or shipped_model(), data, prompts, out, classifier, count, _seed(seed), settings, not ladder, status.update
+            model or shipped_model(),
+            data,
+            prompts,
+            out,
+            classifier,
+            {child: str(name) for child, name in map(assignment, kin or [])},
+            count,
+            _seed(seed),
+            settings,
+            not ladder,
+            status.update if error_console.is_terminal else error_console.print,  # hours of work must leave a trace in a log
         )
     for table in tables(report):
         out_console.print(table)

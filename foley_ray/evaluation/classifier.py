@@ -7,7 +7,7 @@ FOLDER/classifier.json   classes, settings, and how well it knew real clips it h
 FOLDER/classifier.safetensors
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +58,8 @@ class ClassifierInfo(Settings):
     """As the network counts them; the last is `other`: all classes too rare to have one of their own."""
     judged: tuple[str, ...]
     """The classes it is asked about."""
+    kin: dict[str, str] = Field({})
+    """class -> the judged class that its recordings also teach: a thin class learns from what listeners call the same."""
     seed: int
     dataset: str
     """Digest of the dataset's rows."""
@@ -196,7 +198,7 @@ class Examples:
     """
 
     def __init__(self, recordings: Sequence[Recording], spec: AudioSpec, copies: int, seed: int, progress: Progress):
-        self.names = np.array([row.class_name for row in recordings])
+        self.names = np.array([row.class_name for row in recordings], dtype=object)
         self.train = np.flatnonzero([row.split == "train" for row in recordings])
         self.held_out = np.flatnonzero([row.split == "eval" for row in recordings])
         self.fold = folds(recordings, seed)
@@ -262,34 +264,44 @@ def train_classifier(
     spec: AudioSpec,
     judged: Sequence[str],
     dataset: str,
+    kin: Mapping[str, str] | None = None,
     seed: int = 0,
     copies: int = 8,
-    epochs: int = 12,
+    epochs: int = 10,
     progress: Progress = print,
 ) -> Classifier:
     """Train on the `train` rows of all recordings, and measure on `eval` rows and by cross-validation (`judged` alone).
 
-    A class has its own name if it has at least MIN_ROWS train rows or is judged; the rest are `other`. Minutes on one core.
-    Raises DatasetError if a judged class has no train rows.
+    A class has its own name if it has at least MIN_ROWS train rows or is judged; the rest are `other`. Rows of a class in
+    `kin` bear the name of the judged class they teach, but do not count when that class is measured. Minutes on one core.
+    Raises DatasetError if a judged class has no train rows, or `kin` names a class that is not there.
     """
+    kin = dict(kin or {})
+    strange = sorted((set(kin) - {row.class_name for row in recordings}) | (set(kin.values()) - set(judged)))
+    if strange:
+        raise DatasetError(f"kin names {', '.join(strange)}: it must lead from a class of the dataset to one that is judged")
     counts = dict.fromkeys(judged, 0)
     for row in recordings:
-        counts[row.class_name] = counts.get(row.class_name, 0) + (row.split == "train")
+        name = kin.get(row.class_name, row.class_name)
+        counts[name] = counts.get(name, 0) + (row.split == "train")
     empty = [name for name in judged if not counts[name]]
     if empty:
         raise DatasetError(f"no train rows of class {', '.join(empty)} to teach the classifier; leave it out of the prompts")
     own = [name for name in sorted(counts) if counts[name] >= MIN_ROWS or name in judged]
     classes = (*own, OTHER)
     examples = Examples(recordings, spec, copies, seed, progress)
+    measured = examples.names.copy()
+    for child, name in kin.items():
+        examples.names[examples.names == child] = name
     examples.names[~np.isin(examples.names, own)] = OTHER
     everything = np.arange(len(examples.train))
     info = ClassifierInfo(
-        spec=spec, classes=classes, judged=tuple(judged), seed=seed, dataset=dataset, train_clips=len(everything)
+        spec=spec, classes=classes, judged=tuple(judged), kin=kin, seed=seed, dataset=dataset, train_clips=len(everything)
     )
     net = fit_net(*examples.training(everything), classes, seed, epochs)
     progress("classifier: trained; cross-validating")
     held = _answers(net, examples.plain_ND[examples.held_out], info)
-    train_names, fold = examples.names[examples.train], examples.fold[examples.train]
+    fold = examples.fold[examples.train]
     crossed = (np.full(len(everything), "", dtype=object), np.full(len(everything), "", dtype=object))
     for number in range(FOLDS):
         inside = fold == number
@@ -300,8 +312,8 @@ def train_classifier(
             progress(f"classifier: fold {number + 1} of {FOLDS}")
     info = info.model_copy(
         update={
-            "held_out": _right(held, examples.names[examples.held_out], judged),
-            "cross_validated": _right(crossed, train_names, judged),
+            "held_out": _right(held, measured[examples.held_out], judged),
+            "cross_validated": _right(crossed, measured[examples.train], judged),
         }
     )
     return Classifier(info, net)

@@ -1,6 +1,6 @@
 """`foley score` from its arguments to its files: read, find or train the classifier, score, write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from foley_ray.checkpoint import PARTS, read_info
@@ -22,6 +22,7 @@ def run(
     prompts: Path,
     out: Path,
     classifier: Path | None = None,
+    kin: Mapping[str, str] | None = None,
     count: int = 10,
     seed: int = 0,
     settings: ClipSettings | None = None,
@@ -34,7 +35,7 @@ def run(
     wordings = read_captions(prompts)
     check_writable(out)
     spec = info.model.audio
-    judge = judge_for(data, spec, tuple(wordings), classifier or out / "classifier", progress)
+    judge = judge_for(data, spec, tuple(wordings), classifier or out / "classifier", kin or {}, progress)
     rows = read_recordings(data, spec, wordings)
     real = {name: Real.of([row for row in rows if row.class_name == name], spec) for name in wordings}
     report, made, rebuilt = score(model, real, wordings, judge, out, count, seed, settings, whole, progress)
@@ -43,7 +44,7 @@ def run(
 
 
 def judge_for(
-    data: Path, spec: AudioSpec, judged: tuple[str, ...], folder: Path, progress: Callable[[str], None]
+    data: Path, spec: AudioSpec, judged: tuple[str, ...], folder: Path, kin: Mapping[str, str], progress: Callable[[str], None]
 ) -> Classifier:
     """The classifier in a folder, or if there is none one trained and saved there.
 
@@ -52,13 +53,14 @@ def judge_for(
     """
     digest = load_info(data).digest
     if not (folder / INFO_FILE).is_file():
-        judge = train_classifier(read_recordings(data, spec), spec, judged, digest, progress=progress)
+        judge = train_classifier(read_recordings(data, spec), spec, judged, digest, kin, progress=progress)
         judge.save(folder)
         return judge
     judge = Classifier.load(folder)
     for what, found, wanted in (
         ("dataset", judge.info.dataset[:12], digest[:12]),
         ("classes", judge.info.judged, judged),
+        ("kin", judge.info.kin, dict(kin)),
         ("audio settings", judge.spec, spec),
     ):
         if found != wanted:

@@ -94,3 +94,13 @@ def test_the_judged_classes_share_half_of_the_prior() -> None:
 def test_a_class_without_train_rows_is_refused(recordings: list[Recording]) -> None:
     with pytest.raises(DatasetError, match="no train rows of class volcano"):
         train_classifier(recordings, SPEC, ["rain", "volcano"], "")
+    with pytest.raises(DatasetError, match="kin names gunshot"):
+        train_classifier(recordings, SPEC, ["rain"], "", {"bell": "gunshot"})
+
+
+def test_kin_teach_a_class_but_do_not_count_as_it(recordings: list[Recording]) -> None:
+    taught = train_classifier(recordings, SPEC, JUDGED, "", {"bell": "rain"}, copies=0, epochs=60, progress=lambda line: None)
+    assert "bell" not in taught.info.classes
+    assert taught.info.held_out["rain"].of == 2
+    bells = clips([row.wave_T for row in recordings if row.class_name == "bell" and row.split == "eval"], SPEC)
+    assert list(taught.predict(bells)[1]) == ["rain", "rain"]

@@ -44,7 +44,7 @@ def place(judged_dataset: Path, judge: Classifier, tmp_path_factory: pytest.Temp
 @pytest.fixture(scope="module")
 def scored(tiny_model: Path, judged_dataset: Path, place: Path) -> Path:
     out = place / "whole"
-    run(tiny_model, judged_dataset, place / "prompts.yaml", out, place / "classifier", 3, 5, FAST, progress=quiet)
+    run(tiny_model, judged_dataset, place / "prompts.yaml", out, place / "classifier", None, 3, 5, FAST, progress=quiet)
     return out
 
 
@@ -111,8 +111,8 @@ def test_parts_alone_climb_the_ladder(tiny_model: Path, judged_dataset: Path, pl
 
 def test_a_classifier_of_something_else_is_refused(judged_dataset: Path, place: Path) -> None:
     with pytest.raises(ModelError, match=r"has classes .*; give another"):
-        judge_for(judged_dataset, SPEC, ("rain", "bell"), place / "classifier", quiet)
-    assert judge_for(judged_dataset, SPEC, JUDGED, place / "classifier", quiet).info.judged == JUDGED
+        judge_for(judged_dataset, SPEC, ("rain", "bell"), place / "classifier", {}, quiet)
+    assert judge_for(judged_dataset, SPEC, JUDGED, place / "classifier", {}, quiet).info.judged == JUDGED
 
 
 @pytest.fixture(scope="module")
