@@ -14,6 +14,7 @@
     └── ServiceError         the service cannot do this now, though nothing is wrong with what was asked
         ├── Overloaded       too much is waiting; says when to come back
         ├── ReplicaLost      a replica died, or its device, and the work with it; doing it again may well succeed
+        ├── Unavailable      a part of the service has no replica at the moment
         └── TimedOut         the request took longer than the service allows
 
 Each message names the thing, the value seen and what to do. The command line prints it on one line and exits with 2;
@@ -82,6 +83,10 @@ class Overloaded(ServiceError):
 
 class ReplicaLost(ServiceError):
     """A replica died, or its device, and the work with it; doing it again may well succeed."""
+
+
+class Unavailable(ServiceError):
+    """A part of the service has no replica at the moment."""
 
 
 class TimedOut(ServiceError):

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 
 from foley_ray.checkpoint import read_info, shipped_model
 from foley_ray.config import describe
-from foley_ray.errors import Overloaded, ReplicaLost
+from foley_ray.errors import Overloaded, Unavailable
 from foley_ray.serving.batchstore import ENDED, BatchObject, Counts, Status, Store
 from foley_ray.serving.generation import Generation
 from foley_ray.serving.graph import Graph
@@ -159,16 +159,14 @@ class BatchRunner:
         self._count(batch, status)
 
     async def _patiently(self, body: GenerateBody, request_id: str) -> Any:
-        """A batch has time: it gives way while the service is full, and waits for replicas to come back."""
+        """A batch has time: it gives way while the service is full or has no replica."""
         pause_s = 1.0
         while True:
             try:
                 return await self.generation.native(body, request_id)
-            except (Overloaded, ReplicaLost) as error:
-                if pause_s > PATIENCE_S and isinstance(error, ReplicaLost):
-                    raise
-                await asyncio.sleep(min(pause_s, PATIENCE_S))
-                pause_s *= 2
+            except (Overloaded, Unavailable):
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, PATIENCE_S)
 
     def _count(self, batch: BatchObject, status: int) -> None:
         current = self.store.batch(batch.id)

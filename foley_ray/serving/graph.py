@@ -7,9 +7,10 @@ back here.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -19,13 +20,14 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.handle import DeploymentHandle
 
 from foley_ray.clip import Candidate, ClipRequest, draw_batch, passes, ranked
-from foley_ray.errors import FoleyError, Overloaded, ReplicaLost, ServiceError, TimedOut
+from foley_ray.errors import FoleyError, Overloaded, ReplicaLost, TimedOut, Unavailable
 from foley_ray.serving.settings import ServeSettings
 
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, RaySystemError, ReplicaUnavailableError)
 """What Ray raises when a process or a node died with the work: nobody's fault, so the work is done again."""
 
 PROGRESS_EVERY_S = 0.25
+RETRY_AFTER_S = 0.5
 
 OnProgress = Callable[[int, int], None]
 """Called with steps done and steps wanted of the current draw."""
@@ -110,20 +112,29 @@ class Graph:
         candidates: list[Candidate] = []
         for draw in range(request.settings.max_redraws + 1):
             candidates = ranked([*candidates, *await self._draw(request, draw, keep_all, on_progress)])
+            if not keep_all:  # the best of an earlier draw may have been beaten
+                candidates[1:] = [replace(candidate, wave_T=None) for candidate in candidates[1:]]
             if passes(request.settings, candidates[0].score):
                 break
         return RankedClip(request, tuple(candidates), passes(request.settings, candidates[0].score))
 
     async def _draw(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> list[Candidate]:
-        """One draw; begun again when a replica dies with it. The seed is in the rows, so it becomes the same sound."""
-        for attempt in range(self.settings.retries + 1):
+        """One draw; begun again when a replica dies with it, also if its successor takes a while to come.
+
+        The seed is in the rows, so it becomes the same sound.
+        """
+        deaths, give_up = 0, time.monotonic() + self.settings.recovery_s
+        while True:
             try:
                 return await self._draw_once(request, draw, keep_all, on_progress)
             except ReplicaLost:
-                if attempt == self.settings.retries:
+                deaths, give_up = deaths + 1, time.monotonic() + self.settings.recovery_s
+                if deaths > self.settings.retries:
                     raise
-                await asyncio.sleep(0.1 * 2**attempt)
-        raise AssertionError("the loop above returns or raises")
+            except Unavailable:
+                if time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(RETRY_AFTER_S)
 
     async def _draw_once(
         self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None
@@ -139,8 +150,9 @@ class Graph:
                 candidates: list[Candidate] = await responses[-1]
                 return candidates
         except BaseException as error:
-            for response in responses:  # those before have finished and do not mind
-                response.cancel()
+            for response in responses:
+                with suppress(Exception):  # a response that has failed raises its error here once more
+                    response.cancel()
             if isinstance(error, Exception):
                 raise named(error) from error
             raise
@@ -192,7 +204,7 @@ def named(error: BaseException) -> BaseException:
         if isinstance(cause, BackPressureError):
             return Overloaded("too many requests are waiting; try again shortly", retry_after_s=2)
         if isinstance(cause, DeploymentUnavailableError):
-            return ServiceError(f"a part of the service could not be started: {cause.message}")
+            return Unavailable("a part of the service has no replica at the moment; try again shortly")
     for cause in causes:
         if isinstance(cause, LOST):
             return ReplicaLost("a replica died while it worked on this, also after retries; try again shortly")

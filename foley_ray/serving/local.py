@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 
 from foley_ray.data.cluster import ensure_ray
-from foley_ray.errors import ConfigError
+from foley_ray.errors import ConfigError, ServiceError
 from foley_ray.serving.app import build_app, read_keys
 from foley_ray.serving.settings import ServeSettings
 
@@ -46,7 +46,8 @@ def local_settings(
 def run(settings: ServeSettings, host: str, port: int, tell: Callable[[str], None]) -> None:
     """Start Ray and Serve here, say where, and block until SIGINT or SIGTERM; then stop both.
 
-    Raises ConfigError for a port that is taken, an address that may not be opened without keys, or a GPU that is not there.
+    Raises ConfigError for a port that is taken, an address that may not be opened without keys, or a GPU that is not there;
+    ServiceError if a stage cannot start.
     """
     _check_open(settings, host)
     _check_port(host, port)
@@ -61,7 +62,10 @@ def run(settings: ServeSettings, host: str, port: int, tell: Callable[[str], Non
             raise ConfigError("--gpu: Ray finds no GPU on this machine; leave it out to run on the CPU")
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=settings.limits.request_s + 10))
-        serve.run(app, name="foley", route_prefix="/")
+        try:
+            serve.run(app, name="foley", route_prefix="/")
+        except RuntimeError as error:
+            raise ServiceError(f"the service did not start: {_reason() or error}") from error
         if not stop.is_set():
             tell(f"ready: http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}  (API: /docs; Ctrl-C stops)")
         stop.wait()
@@ -70,6 +74,14 @@ def run(settings: ServeSettings, host: str, port: int, tell: Callable[[str], Non
         with suppress(Exception):  # on the way out; Ray going down takes everything with it
             serve.delete("foley")
         ray.shutdown()
+
+
+def _reason() -> str:
+    """What the first deployment that failed says of it: the last line of its traceback."""
+    for deployment in serve.status().applications["foley"].deployments.values():
+        if deployment.status == "DEPLOY_FAILED" and deployment.message:
+            return str(deployment.message.strip().splitlines()[-1])
+    return ""
 
 
 def _check_open(settings: ServeSettings, host: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.middleware import Middleware
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from ray.serve.handle import DeploymentHandle
 
@@ -39,12 +39,16 @@ def make_api(
     api.include_router(_generation_routes(generation))
     if batches is not None and settings.data is not None:
         api.include_router(batch_routes(Store(settings.data), batches), responses=ERRORS)
-    api.mount("/", StaticFiles(directory=PAGE, html=True))  # last: it takes every path that is left
+    api.mount("/page", StaticFiles(directory=PAGE))
     return api
 
 
 def _generation_routes(generation: Generation) -> APIRouter:
     router = APIRouter()
+
+    @router.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
 
     @router.get("/healthz", summary="Whether the service can be asked")
     async def healthz() -> dict[str, str]:

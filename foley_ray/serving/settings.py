@@ -160,6 +160,7 @@ class ServeSettings(Settings):
     data: Path | None = Field(None, description="folder that holds files and batches, on disk all nodes see; none: no batches")
     batch_concurrency: int = Field(2, ge=1, description="batch lines under way at once, beside interactive requests")
     retries: int = Field(2, ge=0, description="how often a clip is started again when a replica dies with it")
+    recovery_s: float = Field(180.0, ge=0, description="how long a request waits for a stage that has no replica left")
     limits: Limits = Limits()
     ingress: IngressSettings = IngressSettings()
     condition: ConditionSettings = ConditionSettings()

@@ -160,8 +160,10 @@ def test_what_is_around_the_api(http: httpx.Client) -> None:
     page = http.get("/")
     assert "<title>foley_ray</title>" in page.text
     assert "http://" not in page.text.replace("http://www.w3.org", "")
-    assert http.get("/page.js").headers["content-type"].startswith("text/javascript")
-    assert http.get("/../app.py").status_code == 404
+    assert http.get("/page/page.js").headers["content-type"].startswith("text/javascript")
+    assert http.get("/page/%2e%2e/app.py").status_code == 404
+    assert http.post("/v1/nothing").status_code == 404
+    assert http.get(GENERATE).status_code == 405
     assert http.get("/v1/info").json()["defaults"]["duration_s"] == 1.0
 
 
