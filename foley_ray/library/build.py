@@ -37,7 +37,6 @@ from foley_ray.library.store import Store
 
 MAX_BLOCKS = 1000
 """Tasks per stage and round: many enough to spread the work, few enough to keep Ray Data's own cost down."""
-WRITER_CPUS = 0.2
 NOT_MADE = "not made yet: the hours of the run were over"
 
 _DONE_WITH: dict[StageName, str] = {"sample": CONDITION.name, "vocode": LATENT.name}
@@ -120,17 +119,14 @@ def _make(
     for name in STAGES:
         pool = job.pools[name]
         stream = stream.map_batches(
-            StageActor,
-            fn_constructor_args=(name, model, job, meter),
+            LastActor if name == STAGES[-1] else StageActor,
+            fn_constructor_args=(name, model, job, meter, *([store.library, draw] if name == STAGES[-1] else [])),
             batch_size=job.group,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=pool.actors[0], max_size=pool.actors[1]),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
-    stream = stream.map_batches(
-        _keep, fn_args=(store.library, draw), batch_size=job.group, batch_format="pyarrow", num_cpus=WRITER_CPUS
-    )
     done = 0
     for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
@@ -189,6 +185,11 @@ class StageActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """A table of works to a table of works."""
+        works = self.works(table)
+        return pa.table({"work": pa.array([pickle.dumps(work) for work in works], pa.large_binary())})
+
+    def works(self, table: pa.Table) -> list[dict[str, Any]]:
+        """The works of a table, one stage further."""
         started = time.perf_counter()
         works = [pickle.loads(data) for data in table["work"].to_pylist()]
         alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -199,7 +200,7 @@ class StageActor:
             for start in range(0, len(kin), self.group):
                 self._advance(kin[start : start + self.group])
         self.meter.add.remote(self.name, len(works), time.perf_counter() - started)
-        return _table(works)
+        return works
 
     def _advance(self, works: list[dict[str, Any]], tries: int = 0) -> None:
         """One group through the stage. If it fails each is tried alone, so that a clip's failure is not its mates'."""
@@ -226,18 +227,28 @@ class StageActor:
         return split(self.stage(join(padded)), [len(batch[CLIP_ID.name]) for batch in padded])[: len(batches)]
 
 
-def _keep(table: pa.Table, library: Path, draw: int) -> pa.Table:
-    """Ray Data task: works into the store. An unwritable one is handed on: Ray would dress a raised error up as its own."""
-    store, rows = Store(library), []
-    for work in (pickle.loads(data) for data in table["work"].to_pylist()):
-        row = {"id": work["batch"][CLIP_ID.name][0], "failed": work["error"] or "", "fatal": ""}
-        if work["error"] is None:
-            try:
-                store.save_draw(row["id"], draw, work["batch"])
-            except OSError as error:
-                row["fatal"] = f"cannot write {library}: {error.strerror or error}"
-        rows.append(row)
-    return pa.Table.from_pylist(rows)
+class LastActor(StageActor):
+    """The last stage also keeps what it ranked: waves go straight to the store, not through another process."""
+
+    def __init__(self, name: StageName, model: Path, job: LibraryJob, meter: Any, library: Path, draw: int):
+        super().__init__(name, model, job, meter)
+        self.store, self.draw = Store(library), draw
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A table of works to ids, with the reason of a clip that failed, or of a disk that cannot be written.
+
+        The reason is handed on: Ray would dress a raised error up as its own.
+        """
+        rows = []
+        for work in self.works(table):
+            row = {"id": work["batch"][CLIP_ID.name][0], "failed": work["error"] or "", "fatal": ""}
+            if work["error"] is None:
+                try:
+                    self.store.save_draw(row["id"], self.draw, work["batch"])
+                except OSError as error:
+                    row["fatal"] = f"cannot write {self.store.library}: {error.strerror or error}"
+            rows.append(row)
+        return pa.Table.from_pylist(rows)
 
 
 def _deliver_all(deliveries: Sequence[Delivery], store: Store) -> None:
@@ -285,10 +296,6 @@ def _work(batch: Batch) -> bytes:
     return pickle.dumps({"batch": batch, "error": None})
 
 
-def _table(works: Sequence[dict[str, Any]]) -> pa.Table:
-    return pa.table({"work": pa.array([pickle.dumps(work) for work in works], pa.large_binary())})
-
-
 def _kind(batch: Batch) -> tuple[Any, ...]:
     """What clips must share to be computed together without a look at who else is there."""
     return (len(batch[CLIP_ID.name]), *(batch[column.name][0] for column in _ALIKE))
@@ -307,7 +314,7 @@ def _check_resources(job: LibraryJob) -> None:
     """Raise ConfigError for what Ray would wait for in silence, for ever."""
     has = ray.cluster_resources()
     for resource, key in (("CPU", "cpus"), ("GPU", "gpus")):
-        needs = sum(pool.actors[0] * getattr(pool, key) for pool in job.pools.values()) + (WRITER_CPUS if key == "cpus" else 0)
+        needs = sum(pool.actors[0] * getattr(pool, key) for pool in job.pools.values())
         if needs > has.get(resource, 0):
             raise ConfigError(
                 f"the pools need at least {needs:g} {resource}s at once, but Ray has {has.get(resource, 0):g}; "
