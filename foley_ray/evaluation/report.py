@@ -85,7 +85,7 @@ def class_rows(report: Numbers) -> Rows:
                 _interval(made["accuracy"]["over_real"]),
                 f"{made['accuracy_of_all']['share'][0]:.0%} ({real['accuracy_of_all']['share'][0]:.0%})",
                 _interval(made["clap_score"]),
-                f"{_interval(kad) if kad else 'one clip'} ({made['judge']['kad_train']:.2f})",
+                f"{_interval(kad) if kad else 'one clip'} ({_number(made['judge']['kad_train']) or 'unknown'})",
                 f"{_number(made['judge']['diversity'])} ({made['judge']['diversity_real']:.2f})",
                 ", ".join(_memorised(new[measure].get("like_for_like")) for measure in ("mel", "clap")),
             ]

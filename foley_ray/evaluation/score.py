@@ -156,17 +156,22 @@ def generated_numbers(name: str, made: Made, real: Real, judge: Classifier, clap
             for text in dict.fromkeys(made.prompts)
         },
         "clap_score": metrics.bootstrap(np.mean, metrics.clap_scores(clap_ND, clap.texts(made.prompts))),
-        "clap": _against(clap_ND, clap.sounds(real.reference()), clap.sounds(real.train_NT)),
-        "judge": _against(judge.embed(wave_NT), judge.embed(real.reference()), judge.embed(real.train_NT)),
+        "clap": _against(clap_ND, clap.sounds, real),
+        "judge": _against(judge.embed(wave_NT), judge.embed, real),
         "novelty": novelty(wave_NT, real, clap, spec),
     }
 
 
-def _against(made_ND: np.ndarray, reference_ND: np.ndarray, train_ND: np.ndarray) -> Numbers:
-    """Distances in one embedding; `kad_train`, real against real, is what a flawless model could be expected to reach."""
+def _against(made_ND: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], real: Real) -> Numbers:
+    """Distances in one embedding; `kad_train`, real against real, is what a flawless model could be expected to reach.
+
+    It is None where the reference needs train clips itself.
+    """
+    reference_ND = embed(real.reference())
+    thin = len(reference_ND) > len(real.eval_NT)
     numbers: Numbers = {
         "kad": metrics.kad(reference_ND, made_ND) if len(made_ND) > 1 else None,
-        "kad_train": metrics.kad(reference_ND, train_ND).value,
+        "kad_train": None if thin else metrics.kad(reference_ND, embed(real.train_NT), draws=0).value,
         "diversity": metrics.diversity(made_ND) if len(made_ND) > 1 else None,
         "diversity_real": metrics.diversity(reference_ND),
     }
@@ -220,7 +225,10 @@ def over_real(made: Numbers, real: Numbers) -> metrics.Interval:
 def pooled_numbers(
     made: Mapping[str, Made], real: Mapping[str, Real], judge: Classifier, clap: ClapEncoder, spec: AudioSpec
 ) -> Numbers:
-    """All classes together: FAD, with that of as many real `train` clips as the measure of what small sets cost."""
+    """All classes together: FAD, with that of as many real `train` clips as the measure of what small sets cost.
+
+    A class with fewer than ten eval clips has train clips on both sides of that measure, which then is a little too low.
+    """
     made_NT = clips([wave_T for found in made.values() for wave_T in found.waves], spec)
     count = max(len(found.waves) for found in made.values())
     reference_NT = np.concatenate([real[name].reference(count) for name in made])
@@ -235,7 +243,7 @@ def pooled_numbers(
             "fad_train": metrics.fad(reference_ND, train_ND),
             "fad_inf": metrics.fad_inf(reference_ND, made_ND) if len(made_ND) >= 100 else None,
             "kad": metrics.kad(reference_ND, made_ND),
-            "kad_train": metrics.kad(reference_ND, train_ND).value,
+            "kad_train": metrics.kad(reference_ND, train_ND, draws=0).value,
         }
     return numbers
 
