@@ -47,7 +47,7 @@ class DeploymentSettings(Settings):
                 "upscale_delay_s": self.upscale_delay_s,
                 "downscale_delay_s": self.downscale_delay_s,
                 "look_back_period_s": self.look_back_period_s,
-                "metrics_interval_s": min(10.0, self.look_back_period_s),
+                "metrics_interval_s": min(10.0, self.look_back_period_s / 2),
             },
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
             "max_ongoing_requests": self.max_ongoing_requests,

@@ -39,6 +39,7 @@ from foley_ray.serving.settings import ServeSettings
 
 ADDRESS = "http://127.0.0.1:8765"
 STAGES = ("Ingress", "Condition", "Sample", "Vocode", "Rank")
+HTTP = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=None))
 Seconds = list[float]
 
 
@@ -70,7 +71,7 @@ def deploy(model: Path, **sample: Any) -> None:
 def ask(body: dict[str, Any]) -> float:
     """One request; returns how long it took."""
     began = time.perf_counter()
-    httpx.post(f"{ADDRESS}/v1/audio/generate", json=body, timeout=600).raise_for_status()
+    HTTP.post(f"{ADDRESS}/v1/audio/generate", json=body).raise_for_status()
     return time.perf_counter() - began
 
 
