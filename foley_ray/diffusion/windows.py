@@ -1,8 +1,8 @@
 """Latents longer than the network is asked to see at once, and latents whose end leads into their beginning.
 
-At every step overlapping windows are predicted side by side and blended (MultiDiffusion, Bar-Tal et al. 2023, arXiv 2302.08113),
-so that neighbours agree long before there is any sound. A loop is a circle: its windows go round it, and where they begin moves
-from step to step, so that no place is ever the seam for long.
+At every step overlapping windows are predicted side by side and blended (MultiDiffusion, Bar-Tal et al. 2023, arXiv
+2302.08113), so that neighbours agree long before there is any sound. A loop is a circle: its windows go round it, and where
+they begin moves from step to step, so that no place is ever the seam for long.
 """
 
 import math

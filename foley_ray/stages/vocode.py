@@ -52,8 +52,7 @@ class VocodeStage:
                     duration_s = float(batch[DURATION_S.name][row])
                     wave_T = np.clip(wave_T, -1.0, 1.0)
                     if loops[row]:
-                        start = LOOP_CONTEXT * self.spec.latent_samples
-                        waves[row] = wave_T[start : start + self.spec.loop_samples(duration_s)]
+                        waves[row] = _close(wave_T, self.spec.loop_samples(duration_s), self.spec.latent_samples)
                         continue
                     samples = self.spec.samples(duration_s)
                     waves[row] = fit(fade_edges(wave_T[:samples], round(FADE_S * self.spec.sample_rate_hz)), samples)
@@ -63,6 +62,20 @@ class VocodeStage:
         """(B, C, W, H) in the diffusion model's scale -> wave (B, T) of whole latent frames."""
         wave_BT: torch.Tensor = self.vocoder(decode(self.vae, latent_BCWH.to(self.device) / self.latent_scale))
         return wave_BT
+
+
+def _close(wave_T: np.ndarray, samples: int, frame_samples: int) -> np.ndarray:
+    """The `samples` between a loop's contexts, beginning as the sound goes on after its end.
+
+    The context after the end is the beginning once more, but not to the sample: a vocoder's noise is another there. So the
+    first latent frame fades from the one into the other.
+    """
+    start = LOOP_CONTEXT * frame_samples
+    loop_T = wave_T[start : start + samples].copy()
+    onward_T = wave_T[start + samples : start + samples + frame_samples]
+    fade_T = np.linspace(0.0, 1.0, frame_samples, endpoint=False, dtype=np.float32)
+    loop_T[:frame_samples] = fade_T * loop_T[:frame_samples] + (1 - fade_T) * onward_T
+    return loop_T
 
 
 def _round(latent_CWH: np.ndarray, context: int) -> np.ndarray:
