@@ -75,10 +75,10 @@ class ModelInfo(BaseModel):
 
 
 def shipped_model() -> Path:
-    """The model folder that comes with the package. Raises ModelError as long as none does."""
+    """The model folder that comes with the package. Raises ModelError where it was left out."""
     path = Path(__file__).with_name("default_model")
     if not (path / INFO_FILE).is_file() or "unet" not in read_info(path).parts:
-        raise ModelError("no trained model ships yet: give one with --model, or make a small one with `foley demo`")
+        raise ModelError(f"the model that ships is not at {path}: install foley_ray again, or give a model with --model")
     return path
 
 
@@ -173,6 +173,7 @@ def load_part(folder: Path, name: Part) -> Any:
     from safetensors import SafetensorError
 
     place = folder / name
+    disable_progress_bar()  # diffusers' own, for each file of a part
     try:
         if name in LIBRARY_CLASSES:
             from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -352,9 +352,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for recordings, dataset, runs, model and sounds")] = Path("demo"),
 ) -> None:
     """The whole path in miniature: train a tiny model on generated recordings, then generate with it."""
-    out_console.print(
-        "no trained model ships yet: training a tiny one on generated recordings, about four minutes on two cores."
-    )
+    out_console.print("training a tiny model, every part of it, on generated recordings: about four minutes on two cores.")
     out_console.print("It shows that every part works on this machine; its sounds are not yet sounds.")
     from foley_ray.demo import demo as run_demo
     from foley_ray.models.clap import tokenize

@@ -27,6 +27,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.util.metrics import Gauge
 
 from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
+from foley_ray.data.cache import CacheInfo, is_cache
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import READER_CPUS, READERS, collate
 from foley_ray.errors import ConfigError, NonFiniteLoss, OutputError, TrainingError
@@ -258,7 +259,7 @@ def _export(
         "workers": trainer.accelerator.num_processes,
         "wall_s": round(wall_s, 1),
         "dataset": run.data_digest()[:16],
-        "shippable_only": run.shippable_only,
+        "shippable_only": run.shippable_only or (is_cache(run.dataset) and CacheInfo.load(run.dataset).shippable_only),
         "classes": list(run.classes),
         "captions": captions_digest(run.captions),
         "settings": run.train.model_dump(mode="json"),
