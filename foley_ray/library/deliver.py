@@ -93,7 +93,7 @@ def deliver(delivery: Delivery, store: Store) -> dict[str, Any]:
         "files": files,
         "duration_s": round(len(wave_T) / RATE_HZ, 6),
         **loudness._asdict(),
-        "picture": picture(wave_T),
+        "picture": picture(wave_T, clip.settings.loop),
     }
     store.save_receipt(clip.id, receipt)
     return receipt

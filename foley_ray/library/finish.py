@@ -51,7 +51,7 @@ def _resample_round(wave_T: np.ndarray, rate_hz: int) -> np.ndarray:
     return np.asarray(three_T[wanted : 2 * wanted])
 
 
-def picture(wave_T: np.ndarray) -> dict[str, str]:
+def picture(wave_T: np.ndarray, loop: bool = False) -> dict[str, str]:
     """Waveform and spectrogram as small as a page of thousands needs them: bytes in base64, frame by frame.
 
     `peaks`: the highest level of each frame, 255 is full scale. `levels`: bands from 50 Hz to 20 kHz, low to high, 255 is the
@@ -60,7 +60,7 @@ def picture(wave_T: np.ndarray) -> dict[str, str]:
     edges = np.linspace(0, len(wave_T), PICTURE_FRAMES + 1).astype(int)
     peaks = [np.abs(wave_T[a:b]).max(initial=0.0) for a, b in pairwise(edges)]
     size = 2048
-    padded = np.pad(wave_T, (size // 2, size // 2))
+    padded = np.pad(wave_T, (size // 2, size // 2), mode="wrap" if loop else "constant")
     frames = np.stack([padded[at : at + size] for at in np.linspace(0, len(wave_T), PICTURE_FRAMES).astype(int)])
     power_FK = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
     bins = np.geomspace(50, 20_000, PICTURE_BANDS + 1) * size / RATE_HZ

@@ -1,0 +1,101 @@
+"""The gates and the near-duplicates, on stored draws of made-up sounds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foley_ray.config import ClipSettings
+from foley_ray.library.choose import Choice, choose, unsettled
+from foley_ray.library.plan import Gates, PlannedClip
+from foley_ray.library.store import Store
+
+
+def clip(index: int, catid: str = "RAIN", **changes) -> PlannedClip:
+    gates = changes.pop("gates", Gates(similarity=None))
+    settings = ClipSettings(candidates=2, **changes)
+    return PlannedClip(f"{index:016x}", catid, f"{catid}_Rain {index:02d}_C_S", "rain", index, settings, gates, ())
+
+
+def unit(angle: float) -> np.ndarray:
+    return np.array([np.cos(angle), np.sin(angle)], dtype=np.float32)
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    store = Store(tmp_path / "library")
+    with store.locked():
+        yield store
+
+
+def save(
+    store: Store, one: PlannedClip, waves: list[np.ndarray], scores: list[float], angles: list[float], draw: int = 0
+) -> None:
+    batch = {
+        "candidate": [2 * draw, 2 * draw + 1],
+        "score": scores,
+        "audio_embedding": [unit(a) for a in angles],
+        "wave": waves,
+    }
+    store.save_draw(one.id, draw, batch)
+
+
+def sound(peak: float = 0.5, dc: float = 0.0) -> np.ndarray:
+    return (peak * np.sin(np.arange(1000)) + dc).astype(np.float32)
+
+
+def chosen(store: Store, *clips: PlannedClip) -> list[Choice]:
+    return choose(clips, store.draws(), store)
+
+
+@pytest.mark.parametrize(
+    ("bad", "gate", "reason"),
+    [
+        (sound(0.001), "silence", "its peak -60.0 dBFS is below -50"),
+        (sound(1.5).clip(-1, 1), "clipped", "of its samples are at full scale, more than 0.10%"),
+        (sound(0.5, 0.1), "dc", "its mean 0.1"),
+    ],
+)
+def test_a_bad_candidate_gives_way_to_a_good_one_and_two_bad_ones_reject_the_clip(
+    bad: np.ndarray, gate: str, reason: str, store: Store
+) -> None:
+    one, two = clip(0), clip(1)
+    save(store, one, [bad, sound()], [0.9, 0.1], [0, 1])
+    save(store, two, [bad, bad], [0.9, 0.1], [0, 1])
+    first, second = chosen(store, one, two)
+    assert (first.candidate, first.gate) == (1, None)
+    assert (second.candidate, second.gate) == (0, gate)
+    assert reason in second.reason
+
+
+def test_a_low_score_is_rejected(store: Store) -> None:
+    one = clip(0, gates=Gates(score=0.5))
+    save(store, one, [sound(), sound()], [0.3, 0.4], [0, 1])
+    assert chosen(store, one)[0].reason == "its score 0.400 is below 0.5"
+
+
+def test_of_near_duplicates_the_first_in_plan_order_stays_and_the_next_takes_another_candidate(store: Store) -> None:
+    clips = [clip(index, gates=Gates(similarity=0.99)) for index in range(3)] + [clip(3, "ANMLDog")]
+    for one in reversed(clips):  # whichever was made first
+        save(store, one, [sound(), sound()], [0.9, 0.8], [0, 1])
+    first, second, third, other = chosen(store, *clips)
+    assert [first.candidate, second.candidate, third.gate, other.candidate] == [0, 1, "similarity", 0]
+    assert third.reason == "it is like RAIN_Rain 00_C_S: cosine 1.0000, above 0.99"
+
+
+def test_scores_that_differ_by_rounding_noise_are_equal_and_the_lowest_index_wins(store: Store) -> None:
+    one = clip(0)
+    save(store, one, [sound(), sound()], [0.5, 0.5 + 1e-7], [0, 1])
+    assert chosen(store, one)[0].candidate == 0
+
+
+def test_redraws_follow_the_threshold_and_the_best_of_all_draws_is_chosen(store: Store) -> None:
+    one = clip(0, threshold=0.8, max_redraws=1)
+    assert unsettled(one, 0, store)
+    save(store, one, [sound(), sound()], [0.7, 0.6], [0, 1])
+    assert unsettled(one, 1, store)
+    save(store, one, [sound(), sound()], [0.5, 0.75], [0, 1], draw=1)
+    assert not unsettled(one, 2, store)
+    found = chosen(store, one)[0]
+    assert (found.candidate, found.passed, found.scores) == (3, False, (0.7, 0.6, 0.5, 0.75))
+    np.testing.assert_array_equal(store.wave(one.id, 3, 2), sound())
