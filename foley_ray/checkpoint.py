@@ -173,11 +173,12 @@ def load_part(folder: Path, name: Part) -> Any:
     from safetensors import SafetensorError
 
     place = folder / name
-    disable_progress_bar()  # diffusers' own, for each file of a part
     try:
         if name in LIBRARY_CLASSES:
             from diffusers import AutoencoderKL, UNet2DConditionModel
+            from diffusers.utils.logging import disable_progress_bar
 
+            disable_progress_bar()  # its own, over the files of a part
             kind = UNet2DConditionModel if name == "unet" else AutoencoderKL
             part, report = kind.from_pretrained(
                 place, torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -36,8 +36,11 @@ def main() -> None:
     """Entry point of the `foley` program."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns at every start until this is decided
     try:
-        if app(standalone_mode=False) == INTERRUPTED:  # typer hands Ctrl-C back as a status, not as an exception
+        status = app(standalone_mode=False)
+        if status == INTERRUPTED:  # typer hands Ctrl-C back as a status, not as an exception
             raise KeyboardInterrupt
+        if isinstance(status, int) and status:  # a command's own, by typer.Exit
+            sys.exit(status)
     except FoleyError as error:
         error_console.print(f"[bold red]error:[/] {_plain(error)}")
         sys.exit(2)
