@@ -24,7 +24,7 @@ def cluster() -> Iterator[Cluster]:
     """A head that works not, and two nodes with a core each for a worker and its readers."""
     if ray.is_initialized():
         ray.shutdown()
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"driver": 1}})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
         nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False, logging_level="WARNING")
@@ -49,7 +49,7 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp
             back.append(time.monotonic())
         steps.append(int(metrics["step"]))
         if not lost and metrics["step"] >= 10:
-            cluster.remove_node(cluster.worker_nodes[-1], allow_graceful=False)
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
             lost.append(time.monotonic())
             cluster.add_node(num_cpus=1)
 
@@ -65,3 +65,29 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp
     ]
     assert losses[0] == losses[1]
     print(f"back at step {again[0]} {back[0] - lost[0]:.0f} s after the loss")
+
+
+def test_a_run_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster: Cluster, tmp_path: Path) -> None:
+    write_recordings(tmp_path / "recordings", count_per_class=4)
+    ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=22_050)
+    settings = {
+        "steps": STEPS,
+        "batch_size": 2,
+        "log_every": 1,
+        "checkpoint_every": 4,
+        "adversarial_from": STEPS,
+        "log_rows": True,
+    }
+    content = {"task": "vae", "preset": "tiny", "data": tmp_path / "dataset", "workers": (1, 2), "settings": settings}
+    lost: list[int] = []
+
+    def lose_a_node(metrics: dict[str, float]) -> None:
+        if not lost and metrics["step"] >= 6:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            lost.append(int(metrics["step"]))
+
+    run_job(TrainJob(**content, out=tmp_path / "run"), lose_a_node)
+    assert lost, "the run was over before a node was lost"
+    rows = {path.name: path.read_text().splitlines() for path in (tmp_path / "run" / "rows").iterdir()}
+    assert set(rows) == {"0_of_2.jsonl", "1_of_2.jsonl", "0_of_1.jsonl"}, "it began with two workers and ended with one"
+    assert json.loads(rows["0_of_1.jsonl"][-1])["step"] == STEPS - 1
