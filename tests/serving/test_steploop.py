@@ -40,7 +40,7 @@ def test_requests_of_all_kinds_get_what_each_would_alone(stage: SampleStage, con
             loop.close()
 
     for mine, [latent] in zip(alone, asyncio.run(all_at_once()), strict=True):
-        np.testing.assert_allclose(latent, mine, atol=1e-4)
+        np.testing.assert_allclose(latent, mine, atol=1e-4, rtol=1e-4)
 
 
 def test_a_cancelled_request_leaves_and_the_others_stay(stage: SampleStage, condition_D: np.ndarray) -> None:
