@@ -31,6 +31,8 @@ OTHER = "other"
 FOLDS = 4
 MIN_ROWS = 8
 """Train rows from which a class has a name of its own."""
+OWN_ROOM_COPIES = 2
+"""Augmented copies that keep the colour and the noise of their recording; the others lose them."""
 MEMBERS = 3
 BALANCE = 0.6
 """A class of n rows is drawn n ** (1 - BALANCE) times as often as one of a single row."""
@@ -214,7 +216,7 @@ class Examples:
                 rows = self.train[start : start + 64]
                 waves = [self._augmented(recordings, row, spec, np.random.default_rng([seed, copy, row])) for row in rows]
                 mel_NFM = log_mels(np.stack(waves), spec)
-                if copy:  # the first copies keep the sound of their recording
+                if copy >= OWN_ROOM_COPIES:
                     mel_NFM = other_room(mel_NFM, np.random.default_rng([seed, copy, start]))
                 self.copies_KND[copy, start : start + len(rows)] = _features(mel_NFM, spec)
             progress(f"classifier: {copy + 1} of {copies} augmented copies of {len(self.train)} recordings")

@@ -15,7 +15,7 @@ import numpy as np
 
 from foley_ray.checkpoint import read_info
 from foley_ray.config import ClipSettings
-from foley_ray.errors import DatasetError
+from foley_ray.errors import ConfigError, DatasetError
 from foley_ray.evaluation import metrics
 from foley_ray.evaluation.classifier import Classifier
 from foley_ray.evaluation.embed import ClapEncoder, log_mels, shape_distance
@@ -79,10 +79,12 @@ def score(
 
     With `whole` off only the ladder is climbed, which needs no more than the parts that are there. Generated clips are kept
     in OUT/clips, and those already there (same model, prompts, seed, settings) are not made again. Raises ModelError for an
-    incomplete model, DatasetError for a class without recordings to compare with.
+    incomplete model, ConfigError for a count below two, DatasetError for a class without recordings to compare with.
     """
     info = read_info(model)
     spec = info.model.audio
+    if count < 2:
+        raise ConfigError(f"{count} clip a class has no spread to measure; make at least 2")
     for name, recordings in real.items():
         if len(recordings.train_NT) < 2 or not len(recordings.eval_NT):
             raise DatasetError(f"class {name} has too few recordings to judge by; leave it out of the prompts")
@@ -170,9 +172,9 @@ def _against(made_ND: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], rea
     reference_ND = embed(real.reference())
     thin = len(reference_ND) > len(real.eval_NT)
     numbers: Numbers = {
-        "kad": metrics.kad(reference_ND, made_ND) if len(made_ND) > 1 else None,
+        "kad": metrics.kad(reference_ND, made_ND),
         "kad_train": None if thin else metrics.kad(reference_ND, embed(real.train_NT), draws=0).value,
-        "diversity": metrics.diversity(made_ND) if len(made_ND) > 1 else None,
+        "diversity": metrics.diversity(made_ND),
         "diversity_real": metrics.diversity(reference_ND),
     }
     if len(reference_ND) > 5:
