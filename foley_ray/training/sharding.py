@@ -86,10 +86,10 @@ def whole_tensors(tensors: list[Tensor]) -> list[Tensor]:
 def spread_tensors(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
     """The inverse: each tensor cut as its counterpart in `like` is."""
     return [
-        distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
-        if isinstance(model, DTensor)
+        distribute_tensor(tensor.to(piece.device), piece.device_mesh, piece.placements)
+        if isinstance(piece, DTensor)
         else tensor
-        for tensor, model in zip(tensors, like, strict=True)
+        for tensor, piece in zip(tensors, like, strict=True)
     ]
 
 

@@ -1,7 +1,7 @@
 """The model that ships, from an ingested dataset: every stage in the paper's order, then one folder in 16-bit floats.
 
 ray job submit --working-dir . -- python jobs/default_model/make.py --data /data/dataset --out /data/default
-(or without Ray's job server: python jobs/default_model/make.py ...). About five hours on two CPU cores. Stopped, the same
+(or without Ray's job server: python jobs/default_model/make.py ...). Hours on two CPU cores. Stopped, the same
 command goes on: finished stages are passed over. `--from FOLDER` starts each stage from that model's parts instead of from
 random weights, `--only STAGE` runs a single one; what each stage learns from, and for how long, is in stages/*.yaml.
 """
