@@ -4,6 +4,7 @@ The same run folder continues where it stopped: each group of workers, at the st
 changes, looks for the newest whole checkpoint itself and asks the stream for the rows that come after it.
 """
 
+import errno
 import os
 import re
 import signal
@@ -48,6 +49,9 @@ from foley_ray.training.samples import samples
 from foley_ray.training.setup import build_task, open_stream
 from foley_ray.training.sharding import fsdp_plugin
 from foley_ray.training.tasks import TrainingTask
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
+"""What the system says of a disk that is full or closed to us, whichever file was being written: checkpoint, metrics, rows."""
 
 
 def run_job(job: TrainJob, on_progress: Callable[[dict[str, float]], None] = lambda metrics: None) -> ModelInfo:
@@ -126,11 +130,24 @@ def _worker_resources(run: Run) -> dict[str, float]:
 
 
 def worker_loop(config: dict[str, Any]) -> str | None:
-    """What each worker runs: build the task, resume if there is a checkpoint, loop, report.
+    """What each worker runs. Raises OutputError when it cannot write; the workers are then started again, it may be over.
 
     Returns why it stopped, if a loss was not finite: an exception would make Ray try again, and meet it again.
     """
     run: Run = config["run"]
+    try:
+        return _work(run)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise OutputError(
+            f"cannot write to {run.out} or {tempfile.gettempdir()}: {os.strerror(error.errno)}; make room there, then the same "
+            "command goes on from the last checkpoint"
+        ) from error
+
+
+def _work(run: Run) -> str | None:
+    """Build the task, resume if there is a checkpoint, loop, report."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if not run.use_gpu:
@@ -173,21 +190,13 @@ def worker_loop(config: dict[str, Any]) -> str | None:
                 trainer.state()
             ray.train.report(metrics)
             return
-        try:
-            with tempfile.TemporaryDirectory(prefix="foley-") as folder:
-                with trainer.averaged_weights() as averaged:
-                    parts = dict(averaged.named_children()) if trainer.sharded else task.finished()
-                    _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
-                trainer.save(Path(folder))
-                name = (
-                    f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
-                )
-                ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
-        except OSError as error:  # a full disk, a share that is gone: the workers are started again, maybe it is over by then
-            raise OutputError(
-                f"the checkpoint of step {step} cannot be written to {run.out}: {error.strerror or error}; make room there or "
-                f"in {tempfile.gettempdir()}, then the same command goes on from the one before"
-            ) from error
+        with tempfile.TemporaryDirectory(prefix="foley-") as folder:
+            with trainer.averaged_weights() as averaged:
+                parts = dict(averaged.named_children()) if trainer.sharded else task.finished()
+                _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
+            trainer.save(Path(folder))
+            name = f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
     gauges = Gauges(run.task)
 
