@@ -7,6 +7,7 @@ parent system does: mean and peak normalisation, random crop, zero padding at a 
 from collections.abc import Callable
 
 import numpy as np
+import scipy.signal
 
 from foley_ray.audio.wave import TRAINING_PEAK, change_speed, fit, level
 
@@ -16,6 +17,9 @@ SHORT_S = 1.0
 SPEED_RANGE = 0.12
 GAIN_RANGE_DB = 8.0
 MIX_SHARE = 0.2
+ROOM_SHARE = 0.3
+ROOM_DECAY_S = (0.2, 2.5)
+"""From a small room's 60 dB of decay to a valley's: a dry shot of 0.4 s says nothing of how shots mostly sound."""
 
 
 def training_crop(
@@ -40,6 +44,8 @@ def training_crop(
             share = np.float32(rng.beta(5, 5))
             other_T = fit(_vary(level(another()), rng), len(wave_T), rng)
             wave_T = share * wave_T + (1 - share) * other_T
+        if len(wave_T) <= samples and rng.random() < ROOM_SHARE:
+            wave_T = _room(wave_T, sample_rate_hz, rng)
     crop_T = level(fit(wave_T, samples, rng))
     if augment:
         crop_T = crop_T * np.float32(10 ** (-rng.uniform(0, GAIN_RANGE_DB) / 20))
@@ -60,14 +66,29 @@ def _sequence(
     rng: np.random.Generator,
     another: Callable[[], np.ndarray],
 ) -> np.ndarray:
-    """Several short events one after another at a slightly irregular pace, over part or all of the clip."""
+    """Short events one after another at a slightly irregular pace: half of the time up to four, otherwise all clip long."""
     out_T = np.zeros(samples, dtype=np.float32)
     sources = [first_T] + [level(another()) for _ in range(int(rng.integers(0, 3)))]
     pace_s = max(float(rng.uniform(0.12, 0.7)), 0.6 * len(first_T) / sample_rate_hz)
     at_s = float(rng.uniform(0.0, 0.4))
-    while (start := int(at_s * sample_rate_hz)) < samples:
+    left = int(rng.integers(1, 5)) if rng.random() < 0.5 else samples
+    while left and (start := int(at_s * sample_rate_hz)) < samples:
+        left -= 1
         event_T = _vary(sources[int(rng.integers(len(sources)))], rng)[: samples - start]
         out_T[start : start + len(event_T)] += event_T * np.float32(rng.uniform(0.4, 1.0))
         at_s += pace_s * float(rng.uniform(0.7, 1.4))
     peak = float(np.max(np.abs(out_T), initial=0.0))
     return out_T * np.float32(TRAINING_PEAK / peak) if peak > 0 else out_T
+
+
+def _room(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """A recording with a room's tail after it, so longer: noise that decays and darkens, 0 to 20 dB below the sound itself."""
+    decay_s = float(np.exp(rng.uniform(*np.log(ROOM_DECAY_S))))
+    length = int(decay_s * sample_rate_hz)
+    tail_T = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    dullness = rng.uniform(0.0, 0.8)  # one-pole low-pass
+    tail_T = scipy.signal.lfilter([1 - dullness], [1, -dullness], tail_T)
+    tail_T *= 10 ** (-rng.uniform(0, 20) / 20) / max(float(np.linalg.norm(tail_T)), 1e-9)
+    wet_T = scipy.signal.fftconvolve(wave_T, tail_T).astype(np.float32)
+    wet_T[: len(wave_T)] += wave_T
+    return level(wet_T)

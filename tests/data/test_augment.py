@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley_ray.data.augment import training_crop
+from foley_ray.data.augment import _room, training_crop
 
 RATE = 22_050
 
@@ -43,6 +43,16 @@ def test_short_events_become_sequences() -> None:
         loud = np.abs(crop_T.reshape(-1, RATE // 50)).max(axis=1) > 0.02
         events.append(int(np.count_nonzero(np.diff(loud.astype(int)) == 1)))
     assert np.median(events) >= 3
+
+
+def test_a_room_follows_the_sound_and_dies_away() -> None:
+    click_T = tone(0.1)
+    for seed in range(20):
+        wet_T = _room(click_T, RATE, np.random.default_rng(seed))
+        tail_T = wet_T[len(click_T) :]
+        thirds = [float(np.abs(third).max()) for third in np.array_split(tail_T, 3)]
+        assert len(tail_T) > 0.15 * RATE
+        assert thirds[0] > thirds[1] > thirds[2] > 0
 
 
 def test_silence_stays_silent_and_finite() -> None:
