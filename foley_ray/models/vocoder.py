@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
+from foley_ray.audio.mel import MEL_FLOOR
 from foley_ray.config import ModelConfig
 from foley_ray.errors import ModelError
 from foley_ray.spec import AudioSpec
 
 AUDIO_KEYS = ("sample_rate_hz", "mel_bands", "fmin_hz", "fmax_hz", "hop_samples", "n_fft", "win_samples")
+MATCHES = 8
+MATCH_RATE = 1.5  # over-relaxed: 8 rounds reach what 15 would at 1; from 2.5 on it diverges
 MAX_MAGNITUDE = 100.0  # Vocos' clamp: an early, wild prediction must not become an infinite gradient
 
 
@@ -83,11 +86,14 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     HiFi-GAN. Two things are not Vocos': the network only corrects the magnitudes that the mel already shows (`_prior`), and it
     adds to its own spectrum, bin by bin, filtered white noise (as DDSP does, arXiv 2001.04643), since most of foley is noise,
     whose phase nothing can predict. In eval mode the noise is always the same, so a mel always gives the same wave, whatever
-    the batch.
+    the batch; and what the wave's own mel then differs from the one asked for is made good (`_matched`).
 
     2026-11-24, `default`: at its 20th step its multi-resolution mel loss was 0.44, where Vocos' plain head had 0.76 after 1,600
     larger ones. But after 4,500 steps a classifier of real sounds still took Griffin-Lim's inversions for what they are more
-    often (89 % against 77 %), and they are nearer in mel L1 (0.09 against 0.15): more training, or another look at the noise.
+    often (89 % against 77 %), and they are nearer in mel L1 (0.09 against 0.15).
+    2026-11-28, `_matched`, the same weights, 46 held-out clips: mel L1 0.136 -> 0.070 (Griffin-Lim 0.072), multi-resolution loss
+    0.163 -> 0.140 (0.436); mean class accuracy over 7 classes 67 -> 75 % (73 %, real clips 76 %), behind the VAE 65 -> 70 % (70 %).
+    It doubles the vocoder's time. 16 rounds would give mel L1 0.057.
 
     Raises ModelError when neighbouring frames overlap by less than half: they could not be added up evenly.
     """
@@ -125,6 +131,7 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         filters_KM = torchaudio.functional.melscale_fbanks(
             bins, fmin_hz, fmax_hz, mel_bands, sample_rate_hz, norm="slaney", mel_scale="slaney"
         )
+        self.register_buffer("filters", filters_KM, persistent=False)
         self.register_buffer("band_gain", filters_KM.sum(dim=0).clamp(min=1e-8).log(), persistent=False)
         self.register_buffer("spread", _between_bands(filters_KM), persistent=False)
         self.apply(self._initialise)
@@ -158,12 +165,30 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             spectrum_BFK = torch.polar((prior_BFK + tone_BFK).exp().clamp(max=MAX_MAGNITUDE), phase_BFK)
             noise_level_BFK = (prior_BFK + noise_BFK).exp().clamp(max=MAX_MAGNITUDE)
             spectrum_BFK = spectrum_BFK + noise_level_BFK * self._white(len(log_mel_BFM), log_mel_BFM.shape[1])
-            return self._overlap_add(torch.fft.irfft(spectrum_BFK, n=self.n_fft, dim=2))
+            wave_BT = self._overlap_add(torch.fft.irfft(spectrum_BFK, n=self.n_fft, dim=2))
+            return wave_BT if self.training else self._matched(wave_BT, log_mel_BFM.float())
 
     def _prior(self, log_mel_BFM: Tensor) -> Tensor:
         """Log-magnitudes (B, F, K) that the mel shows; a bin above the last band is as loud as that band."""
         prior_BFK: Tensor = (log_mel_BFM - self.band_gain.float()) @ self.spread.float()
         return prior_BFK
+
+    def _matched(self, wave_BT: Tensor, log_mel_BFM: Tensor) -> Tensor:
+        """The wave with each band of each frame brought, in a few rounds, to the level that the mel asks for; phases stay.
+
+        Analysis by synthesis, as Griffin-Lim does it for phases: overlapping frames pull at one another, so one round is not enough.
+        """
+        left = (self.n_fft - self.hop) // 2
+        right = self.n_fft - self.hop - left
+        if wave_BT.shape[1] <= right:  # too short to mirror, as LogMel does
+            return wave_BT
+        for _ in range(MATCHES):
+            padded_BT = nnf.pad(wave_BT[:, None], (left, right), mode="reflect")[:, 0]
+            spectrum_BFK = torch.fft.rfft(padded_BT.unfold(1, self.n_fft, self.hop) * self.window.float(), dim=2)
+            found_BFM = (spectrum_BFK.abs() @ self.filters.float()).clamp(min=MEL_FLOOR).log()
+            gain_BFK = (MATCH_RATE * (log_mel_BFM - found_BFM).clamp(-3, 3)) @ self.spread.float()
+            wave_BT = self._overlap_add(torch.fft.irfft(spectrum_BFK * gain_BFK.exp(), n=self.n_fft, dim=2))
+        return wave_BT
 
     def _white(self, rows: int, frames: int) -> Tensor:
         """The spectrum (B, F, K) of white noise at unit power: drawn anew in training, otherwise (1, F, K), always the same."""

@@ -74,6 +74,18 @@ def test_published_sizes():
     assert count == {"small": 13_926_017, "large": 55_264_897, "default": 3_716_611}
 
 
+def test_what_the_network_misses_of_the_mel_is_made_good() -> None:
+    """Random weights, real structure (a decaying noise burst): in eval mode the wave's mel is several times nearer."""
+    log_mel = LogMel(ISTFT.audio)
+    noise_1T = torch.randn(1, 22_016, generator=torch.Generator().manual_seed(1)) * torch.logspace(-1, -3, 22_016)
+    asked_BFM = log_mel(noise_1T)
+    vocoder = fresh(ISTFT)
+    with torch.no_grad():
+        matched = (log_mel(vocoder(asked_BFM)) - asked_BFM).abs().mean()
+        plain = (log_mel(vocoder.train()(asked_BFM)) - asked_BFM).abs().mean()
+    assert matched < 0.5 * plain, f"{plain:.3f} -> {matched:.3f}"
+
+
 def test_fresh_hifigan_is_above_the_mel_floor():
     # with transformers' own initialisation the wave is around 1e-6, where the mel loss has no gradient
     log_mel_BFM = picture(HIFIGAN, 40)
