@@ -91,9 +91,9 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     2026-11-24, `default`: at its 20th step its multi-resolution mel loss was 0.44, where Vocos' plain head had 0.76 after 1,600
     larger ones. But after 4,500 steps a classifier of real sounds still took Griffin-Lim's inversions for what they are more
     often (89 % against 77 %), and they are nearer in mel L1 (0.09 against 0.15).
-    2026-11-28, `_matched`, the same weights, 46 held-out clips: mel L1 0.136 -> 0.070 (Griffin-Lim 0.072), multi-resolution loss
-    0.163 -> 0.140 (0.436); mean class accuracy over 7 classes 67 -> 75 % (73 %, real clips 76 %), behind the VAE 65 -> 70 % (70 %).
-    It doubles the vocoder's time. 16 rounds would give mel L1 0.057.
+    2026-11-28, `_matched`, the same weights, 46 held-out clips: mel L1 0.136 -> 0.070 (Griffin-Lim 0.072), multi-resolution
+    loss 0.163 -> 0.140 (0.436); class accuracy, mean of 7 classes, 67 -> 75 % (73 %, real clips 76 %), behind the VAE 65 ->
+    70 % (70 %). It doubles the vocoder's time. 16 rounds would give mel L1 0.057.
 
     Raises ModelError when neighbouring frames overlap by less than half: they could not be added up evenly.
     """
@@ -176,7 +176,7 @@ class IstftVocoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _matched(self, wave_BT: Tensor, log_mel_BFM: Tensor) -> Tensor:
         """The wave with each band of each frame brought, in a few rounds, to the level that the mel asks for; phases stay.
 
-        Analysis by synthesis, as Griffin-Lim does it for phases: overlapping frames pull at one another, so one round is not enough.
+        Analysis by synthesis, as Griffin-Lim does it for phases: overlapping frames pull at one another, hence the rounds.
         """
         left = (self.n_fft - self.hop) // 2
         right = self.n_fft - self.hop - left
