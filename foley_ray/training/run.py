@@ -12,9 +12,11 @@ Has never heard of Ray; worker.py runs it there.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from foley_ray.training.loop import MANIFEST_FILE, check_whole
 from foley_ray.training.tasks import TASK_CLASSES, segment_length
 
 CHECKPOINTS = "ray"
+RAY_LIST = "checkpoint_manager_snapshot.json"
 METRICS_FILE = "metrics.jsonl"
 CHANGEABLE = frozenset(
     {
@@ -186,6 +189,11 @@ def write_run(run: Run, wanted: dict[str, Any]) -> None:
 
 def newest_checkpoint(out: Path) -> Path | None:
     """The checkpoint with the most steps that is whole, to the digest; a torn one is passed over for the one before it."""
+    return next(_whole_checkpoints(out), None)
+
+
+def _whole_checkpoints(out: Path) -> Iterator[Path]:
+    """Newest first."""
     found = []
     for folder in (out / CHECKPOINTS).glob("step_*"):
         with suppress(TrainingError):
@@ -193,8 +201,20 @@ def newest_checkpoint(out: Path) -> Path | None:
     for _, _, folder in sorted(found, reverse=True):
         with suppress(TrainingError):
             check_whole(folder)
-            return folder
-    return None
+            yield folder
+
+
+def tidy_checkpoints(out: Path, keep: int) -> None:
+    """Before a run goes on: remove all but the newest `keep` whole checkpoints, so what torn ones hold is free again.
+
+    Ray's own list of them goes as well. It is not needed here, may be torn itself, and Ray refuses to start when a folder of it
+    is gone.
+    """
+    (out / CHECKPOINTS / RAY_LIST).unlink(missing_ok=True)
+    kept = set(islice(_whole_checkpoints(out), keep))
+    for folder in (out / CHECKPOINTS).glob("step_*"):
+        if folder not in kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -43,6 +43,7 @@ from foley_ray.training.run import (
     check_run,
     is_finished,
     newest_checkpoint,
+    tidy_checkpoints,
     write_run,
 )
 from foley_ray.training.samples import samples
@@ -74,6 +75,7 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
     quiet_progress()
     resources = _worker_resources(run)
     write_run(run, wanted)
+    tidy_checkpoints(run.out, run.train.keep_checkpoints)
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config={"run": run},
@@ -91,7 +93,12 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
         with follower, _own_sigint():
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(f"training {run.task} failed after {run.max_failures} restarts: {_root_cause(error)}") from error
+        cause = _root_cause(error)
+        if (
+            os.strerror(errno.ENOSPC).lower() in cause.lower() and "OutputError" not in cause
+        ):  # Ray's controller met it, not a worker
+            cause = f"OutputError: {_unwritable(run, errno.ENOSPC)}"
+        raise TrainingError(f"training {run.task} failed after {run.max_failures} restarts: {cause}") from error
     if result.return_value:
         raise NonFiniteLoss(str(result.return_value))
     last = newest_checkpoint(run.out)
@@ -140,10 +147,14 @@ def worker_loop(config: dict[str, Any]) -> str | None:
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        raise OutputError(
-            f"cannot write to {run.out} or {tempfile.gettempdir()}: {os.strerror(error.errno)}; make room there, then the same "
-            "command goes on from the last checkpoint"
-        ) from error
+        raise OutputError(_unwritable(run, error.errno)) from error
+
+
+def _unwritable(run: Run, code: int) -> str:
+    return (
+        f"cannot write to {run.out} or {tempfile.gettempdir()}: {os.strerror(code)}; make room there, then the same "
+        "command goes on from the last checkpoint"
+    )
 
 
 def _work(run: Run) -> str | None:

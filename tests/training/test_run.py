@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from foley_ray.config import TrainConfig, tiny
 from foley_ray.errors import TrainingError
 from foley_ray.training.loop import Phase, Trainer
-from foley_ray.training.run import CHECKPOINTS, Run, checkpoint_step, newest_checkpoint
+from foley_ray.training.run import CHECKPOINTS, RAY_LIST, Run, checkpoint_step, newest_checkpoint, tidy_checkpoints
 
 
 def checkpoint(out: Path, step: int, attempt: int = 0) -> Path:
@@ -44,6 +44,16 @@ def test_of_two_attempts_at_a_step_the_later_counts_unless_it_is_torn(tmp_path: 
     assert newest_checkpoint(tmp_path) == second
     (second / "state.pt").write_bytes(b"")
     assert newest_checkpoint(tmp_path) == first
+
+
+def test_before_a_run_goes_on_torn_and_old_checkpoints_make_room(tmp_path: Path) -> None:
+    tidy_checkpoints(tmp_path, keep=2)  # a run that has not begun
+    made = [checkpoint(tmp_path, step) for step in (1, 2, 3, 4)]
+    (made[3] / "state.pt").write_bytes(b"")
+    (tmp_path / CHECKPOINTS / "step_0000005_of_2_0").mkdir()
+    (tmp_path / CHECKPOINTS / RAY_LIST).write_text("{torn")
+    tidy_checkpoints(tmp_path, keep=2)
+    assert sorted((tmp_path / CHECKPOINTS).iterdir()) == made[1:3]
 
 
 def test_elastic_runs_know_their_largest_size(tmp_path: Path) -> None:
