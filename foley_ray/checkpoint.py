@@ -61,6 +61,8 @@ class ModelInfo(BaseModel):
     """What the diffusion model multiplies VAE latents by, so that they have unit spread."""
     parts: dict[Part, PartInfo] = {}
     licences: list[str] = []
+    sounds: dict[str, tuple[str, ...]] = {}
+    """What the diffusion model was taught to make: the wordings of each class."""
 
     @property
     def digest(self) -> str:
@@ -273,6 +275,7 @@ def assemble(sources: Sequence[Path], out: Path, half: bool = False) -> ModelInf
         latent_scale=chosen["unet"][1].latent_scale if "unet" in chosen else 1.0,
         parts={name: owner.parts[name] for name, (_, owner) in chosen.items()},
         licences=sorted({licence for _, owner in infos for licence in owner.licences}),
+        sounds=chosen["unet"][1].sounds if "unet" in chosen else {},
     )
     check_fit(info, out)
     return save_model(out, info, {name: folder / name for name, (folder, _) in chosen.items()}, half)

@@ -278,6 +278,8 @@ def generate(
     pipeline.check(requests)
     files.check_writable(out)
     out_console.print(f"model {pipeline.info.digest} ({pipeline.info.preset}), {len(requests)} clips, first seed {seed}")
+    for doubt in filter(None, map(pipeline.doubt, dict.fromkeys(wanted))):
+        error_console.print(f"warning: {doubt}", style="yellow", markup=False)
     with error_console.status("") as status:
         clips = pipeline.generate(requests, lambda done, total: status.update(f"sampling, {done}/{total} candidate steps"))
         for index, clip in enumerate(clips):

@@ -37,6 +37,8 @@ class Clip:
     """Score of every candidate of every draw."""
     passed: bool
     """False if no candidate reached the threshold within the allowed redraws; this is then the best there was."""
+    doubt: str | None = None
+    """A warning: the prompt is far from every sound that the model was taught."""
 
     @property
     def score(self) -> float:

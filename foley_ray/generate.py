@@ -88,6 +88,7 @@ def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
         "score": round(clip.score, 6),
         "candidate_scores": [round(score, 6) for score in clip.scores],
         "passed_threshold": clip.passed,
+        "warnings": [clip.doubt] if clip.doubt else [],
         "target": request.target_name or "prompt",
         "sample_rate_hz": OUTPUT_RATE_HZ,
         "duration_s": round(len(clip.wave_T) / info.model.audio.sample_rate_hz, 6),

@@ -46,6 +46,10 @@ class Pipeline:
             except PromptError as error:
                 raise PromptError(f"{error} (prompt {request.prompt[:60]!r})") from None
 
+    def doubt(self, prompt: str) -> str | None:
+        """What to tell who asks for a sound that the model was hardly taught, and which it was; None for others."""
+        return self.condition.familiar.doubt(prompt)
+
     def _generate_group(self, group: list[ClipRequest], on_step: Callable[[int, int], None] | None) -> list[Clip]:
         """Draw candidates for all; draw again, with the next candidate indices, for those below their threshold."""
         best: dict[int, tuple[float, int, np.ndarray]] = {}
@@ -67,7 +71,14 @@ class Pipeline:
             ]
             draw += 1
         return [
-            Clip(request, best[index][2], best[index][1], tuple(scores[index]), passes(request.settings, best[index][0]))
+            Clip(
+                request,
+                best[index][2],
+                best[index][1],
+                tuple(scores[index]),
+                passes(request.settings, best[index][0]),
+                self.doubt(request.prompt),
+            )
             for index, request in enumerate(group)
         ]
 

@@ -52,5 +52,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vocoder": build_vocoder(config),
     }
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_model(folder, ModelInfo(preset="tiny", model=config, latent_scale=0.7), parts)
+    sounds = {"dog_bark": ("a dog bark", "a dog barking")}
+    save_model(folder, ModelInfo(preset="tiny", model=config, latent_scale=0.7, sounds=sounds), parts)
     return folder

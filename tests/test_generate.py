@@ -33,6 +33,14 @@ def test_a_clip_becomes_wav_picture_and_json(tiny_model: Path, tmp_path: Path) -
     np.testing.assert_allclose(again.wave_T, clip.wave_T, atol=1e-5)
 
 
+def test_a_prompt_that_the_model_was_never_taught_is_warned_of_in_the_json(tiny_model: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(tiny_model)
+    clip = next(pipeline.generate([ClipRequest("quantum teleportation", 7, FAST)]))
+    known = json.loads(write_clip(tmp_path, 0, clip, pipeline.info).with_suffix(".json").read_text())
+    assert known["warnings"] == [clip.doubt]
+    assert "never taught: quantum, teleportation" in clip.doubt
+
+
 def test_each_clip_of_a_prompt_gets_its_own_seed_and_target() -> None:
     paths, embeddings = [Path("x.wav"), Path("y.wav")], np.eye(2)
     requests = requests_for(["rain", "dog"], 3, 10, FAST, (paths, embeddings))

@@ -196,11 +196,14 @@ class TrainingStream:
         self._columns = (*kind.columns, "class", "split", "shippable", "sha256")
         try:
             groups = _windows(folder)
-            sizes = [_selected(_read(window, ("split", "shippable", "class")), settings).num_rows for window in groups]
+            selected = [_selected(_read(window, ("split", "shippable", "class")), settings) for window in groups]
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"dataset {folder} is damaged ({error}); make it again") from None
         if not groups:
             raise DatasetError(f"dataset {folder} has no Parquet files in {DATA_FOLDER}/; make it again")
+        sizes = [table.num_rows for table in selected]
+        self.present = tuple(sorted({name for table in selected for name in table["class"].unique().to_pylist() if name}))
+        """The classes that the wanted rows belong to."""
         self._groups = [group for group, size in zip(groups, sizes, strict=True) if size]
         self.sizes = [size for size in sizes if size]
         self.rows_per_epoch = sum(sizes)

@@ -63,11 +63,17 @@ class Condition(_Batched):
 
         _set_threads(settings.condition)
         model = settings.model or shipped_model()
-        super().__init__(ConditionStage(model, settings.condition.device), settings.condition)
+        stage = ConditionStage(model, settings.condition.device)
+        self.familiar = stage.familiar
+        super().__init__(stage, settings.condition)
 
     async def __call__(self, batch: Batch) -> Batch:
         """Raises PromptError for a prompt that is empty or too long."""
         return await self.run(batch)
+
+    async def doubt(self, prompt: str) -> str | None:
+        """What to tell who asks for a sound that the model was hardly taught; None for others."""
+        return await asyncio.to_thread(self.familiar.doubt, prompt)
 
 
 class Sample:

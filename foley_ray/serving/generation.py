@@ -35,6 +35,7 @@ class Sound:
     data: bytes
     encoding: Encoding
     clip: RankedClip
+    doubt: str | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Generation:
         body.check(self.limits)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         requests = [ClipRequest(body.prompt, (seed + index) % (MAX_SEED + 1), body.settings()) for index in range(body.n)]
-        clips = await self.graph.clips(requests, body.all_candidates, on_progress)
+        clips, doubt = await asyncio.gather(
+            self.graph.clips(requests, body.all_candidates, on_progress), self.graph.doubt(body.prompt)
+        )
         encoding = Encoding(body.format)
         return GenerateResponse(
             id=request_id,
@@ -72,12 +75,13 @@ class Generation:
                 )
                 for clip in clips
             ],
+            warnings=[doubt] if doubt else [],
         )
 
     async def sound(self, request: ClipRequest, encoding: Encoding) -> Sound:
         """One clip's best candidate as a file. Raises what Graph.clips raises."""
-        [clip] = await self.graph.clips([request])
-        return Sound(await asyncio.to_thread(self._encoded, clip.candidates[0], encoding), encoding, clip)
+        [clip], doubt = await asyncio.gather(self.graph.clips([request]), self.graph.doubt(request.prompt))
+        return Sound(await asyncio.to_thread(self._encoded, clip.candidates[0], encoding), encoding, clip, doubt)
 
     async def native_sound(self, body: GenerateBody) -> Sound:
         """`response: audio` of the native route."""

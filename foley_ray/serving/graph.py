@@ -28,6 +28,7 @@ LOST = (RayActorError, ObjectLostError, WorkerCrashedError, RaySystemError, Repl
 
 PROGRESS_EVERY_S = 0.25
 RETRY_AFTER_S = 0.5
+DOUBT_S = 5.0
 
 OnProgress = Callable[[int, int], None]
 """Called with steps done and steps wanted of the current draw."""
@@ -91,6 +92,15 @@ class Graph:
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
+
+    async def doubt(self, prompt: str) -> str | None:
+        """A warning about a prompt that is far from all that the model was taught. A courtesy: what goes wrong is no answer."""
+        try:
+            async with asyncio.timeout(DOUBT_S):
+                found: str | None = await self.condition.doubt.remote(prompt)
+        except Exception:
+            return None
+        return found
 
     @contextmanager
     def _admitted(self, candidates: int) -> Iterator[None]:

@@ -98,6 +98,8 @@ def _audio(sound: Sound, generation: Generation) -> Response:
             "X-Foley-Score": f"{best.score:.6f}",
             "X-Foley-Passed": str(sound.clip.passed).lower(),
             "X-Foley-Model": generation.info.digest,
+            # header values are Latin-1
+            **({"X-Foley-Warning": sound.doubt.encode("ascii", "backslashreplace").decode()} if sound.doubt else {}),
         },
     )
 

@@ -114,6 +114,7 @@ class GenerateResponse(BaseModel):
     media_type: str
     sample_rate_hz: int
     clips: list[ClipBody]
+    warnings: list[str] = Field([], description="such as: the prompt is far from every sound that the model was taught")
 
 
 class SoundGenerationBody(BaseModel):

@@ -7,6 +7,7 @@ import torch
 from foley_ray.checkpoint import load_part, read_info
 from foley_ray.columns import CONDITION, PROMPT, TARGET, Batch, require
 from foley_ray.errors import PromptError
+from foley_ray.stages.familiar import Familiar
 
 
 class ConditionStage:
@@ -20,6 +21,7 @@ class ConditionStage:
         self.device = torch.device(device)
         self.clap = load_part(model, "clap").to(self.device)
         self.tuning = load_part(model, "tuning").to(self.device) if "tuning" in info.parts else None
+        self.familiar = Familiar(info.sounds, self.clap.text_embed)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:

@@ -190,6 +190,7 @@ def _work(run: Run) -> str | None:
         batch = next(batches)
         task.calibrate(trainer.on_device(batch))
         batches = chain([batch], batches)
+    sounds = {name: run.captions.get(name, (name.replace("_", " "),)) for name in stream.present}
     started = time.monotonic()
     writer = MetricsWriter(run.out, from_step=trainer.step) if rank == 0 else None
 
@@ -204,7 +205,7 @@ def _work(run: Run) -> str | None:
         with tempfile.TemporaryDirectory(prefix="foley-") as folder:
             with trainer.averaged_weights() as averaged:
                 parts = dict(averaged.named_children()) if trainer.sharded else task.finished()
-                _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started)
+                _export(run, task, parts, Path(folder) / MODEL_FOLDER, trainer, metrics, time.monotonic() - started, sounds)
             trainer.save(Path(folder))
             name = f"step_{step:07d}_of_{world}_{int(time.time())}"  # one folder per attempt: a torn one is never mixed with
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder), checkpoint_dir_name=name)
@@ -270,6 +271,7 @@ def _export(
     trainer: Trainer,
     metrics: dict[str, float],
     wall_s: float,
+    sounds: Mapping[str, tuple[str, ...]],
 ) -> None:
     """Write the task's parts as a model folder that knows where they came from."""
     made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.frozen}
@@ -290,6 +292,7 @@ def _export(
         model=task.config,
         latent_scale=task.latent_scale,
         parts={name: PartInfo(digest="", made_for=made_for, training=training) for name in parts},
+        sounds=dict(sounds) if "unet" in parts else {},
     )
     save_model(folder, info, parts)
 

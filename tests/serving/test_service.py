@@ -99,6 +99,14 @@ def test_the_best_candidate_comes_as_a_sound_file(http: httpx.Client, name: str)
     assert -1 <= float(answer.headers["x-foley-score"]) <= 1
 
 
+def test_a_prompt_that_the_model_was_never_taught_is_warned_of(http: httpx.Client) -> None:
+    wish = WISH | {"prompt": "量子 teleportation"}
+    [warning] = http.post(GENERATE, json=wish).json()["warnings"]
+    assert "never taught: teleportation, 量子" in warning
+    header = http.post(GENERATE, json=wish | {"response": "audio"}).headers["x-foley-warning"]
+    assert header == warning.encode("ascii", "backslashreplace").decode()
+
+
 def test_the_sound_effects_api_that_people_know(http: httpx.Client) -> None:
     body = {"text": "rain", "duration_seconds": 0.5, "prompt_influence": 0.3, "model_id": "eleven_text_to_sound_v2", "seed": 3}
     answer = http.post(

@@ -131,6 +131,12 @@ function show(result) {
     const length = `${duration_s} s${loop ? " loop" : ""}`;
     section.querySelector("span").textContent = `seed ${clip.seed} · ${steps} steps · guidance ${guidance} · ${length}`;
     section.querySelector("button").onclick = (event) => copyCurl(event.target, result, clip);
+    for (const warning of result.warnings) {
+      const note = document.createElement("p");
+      note.className = "warning";
+      note.textContent = warning;
+      section.append(note);
+    }
     results.prepend(section);
     clip.candidates.forEach((candidate, index) => section.append(card(result, clip, candidate, index)));
   }
