@@ -16,6 +16,7 @@ from rich.console import Console
 
 from foley_ray import __version__
 from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
+from foley_ray.doctor import doctor
 from foley_ray.errors import ConfigError, FoleyError, PromptError
 from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
 from foley_ray.library.commands import library_app
@@ -27,6 +28,7 @@ app = typer.Typer(
     help="Foley from text: train it, run it, scale it.",
 )
 app.add_typer(library_app, name="library")
+app.command()(doctor)
 INTERRUPTED = 130
 out_console = Console(highlight=False, soft_wrap=True, markup=False)  # a path may hold [brackets]
 error_console = Console(stderr=True, highlight=False, soft_wrap=True)
