@@ -44,16 +44,21 @@ class RankStage:
 
     @torch.inference_mode()
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
-        """(B, D) unit CLAP embeddings of waves (T,) of any length at the model's rate."""
+        """(B, D) unit CLAP embeddings of waves (T,) of any length at the model's rate.
+
+        CLAP hears one window; of a longer wave it hears several, evenly spaced over all of it, and the mean counts.
+        """
         if not waves:
             return np.zeros((0, self.clap.config.embed_dim), dtype=np.float32)
-        # one window each, so that clips of different durations share a batch
-        windows = [repeat_to(wave_T, self.window_samples).astype(np.float32) for wave_T in waves]
+        # windows of all waves, so that clips of different durations share a batch
+        heard = [_windows(wave_T, self.window_samples) for wave_T in waves]
+        window_NT = np.concatenate(heard).astype(np.float32)
         embedded = []
-        for start in range(0, len(windows), MAX_ROWS):
-            wave_BT = torch.from_numpy(np.stack(windows[start : start + MAX_ROWS])).to(self.device)
+        for start in range(0, len(window_NT), MAX_ROWS):
+            wave_BT = torch.from_numpy(window_NT[start : start + MAX_ROWS]).to(self.device)
             embedded.append(self.clap.audio_embed(wave_BT, self.sample_rate_hz).cpu().numpy())
-        return np.concatenate(embedded)
+        each_BND = np.split(np.concatenate(embedded), np.cumsum([len(window) for window in heard])[:-1])
+        return np.stack([each_ND[0] if len(each_ND) == 1 else _unit(each_ND.mean(axis=0)) for each_ND in each_BND])
 
     def embed_folder(self, folder: Path) -> tuple[list[Path], np.ndarray]:
         """Target sounds for multi-target selection: the folder's files in name order, and their embeddings (N, D).
@@ -67,7 +72,19 @@ class RankStage:
         )
         if not paths:
             raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
-        return paths, self.embed([repeat_to(read_wave(path, self.sample_rate_hz), self.window_samples) for path in paths])
+        return paths, self.embed([read_wave(path, self.sample_rate_hz) for path in paths])
+
+
+def _windows(wave_T: np.ndarray, samples: int) -> np.ndarray:
+    """(N, samples): as few windows as hold all of a wave; a shorter one is repeated to fill its only window."""
+    if len(wave_T) <= samples:
+        return repeat_to(wave_T, samples)[None]
+    starts = np.linspace(0, len(wave_T) - samples, -(-len(wave_T) // samples)).round().astype(int)
+    return np.stack([wave_T[start : start + samples] for start in starts])
+
+
+def _unit(vector_D: np.ndarray) -> np.ndarray:
+    return np.asarray(vector_D / np.linalg.norm(vector_D), dtype=np.float32)
 
 
 def best_of(batch: Batch) -> dict[Any, int]:

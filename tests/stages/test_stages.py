@@ -72,7 +72,7 @@ def test_vocoding_does_not_depend_on_batch_mates(tiny_model: Path) -> None:
     together = stage({"latent": ragged(latents), "duration_s": durations})["wave"]
     for latent, duration_s, wave_T in zip(latents, durations, together, strict=True):
         alone = stage({"latent": ragged([latent]), "duration_s": [duration_s]})["wave"][0]
-        np.testing.assert_allclose(alone, wave_T, atol=1e-5)
+        np.testing.assert_allclose(alone, wave_T, atol=1e-4)
 
 
 def test_a_sound_scores_best_against_its_own_embedding(tiny_model: Path) -> None:
