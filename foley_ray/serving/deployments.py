@@ -13,6 +13,7 @@ from ray import serve
 from foley_ray.checkpoint import shipped_model
 from foley_ray.clip import Candidate, ranked
 from foley_ray.columns import CANDIDATE, CLIP_ID, SCORE, WAVE, Batch, join, split
+from foley_ray.serving.metrics import SampleMetrics, StageMetrics
 from foley_ray.serving.settings import BatchedSettings, ServeSettings, StageSettings
 
 Outcome = Batch | Exception
@@ -29,6 +30,7 @@ class _Batched:
 
     def __init__(self, stage: Callable[[Batch], Batch], settings: BatchedSettings):
         self.stage = stage
+        self.metrics = StageMetrics(type(self).__name__.lower())
         self._together.set_max_batch_size(settings.max_batch_requests)
         self._together.set_batch_wait_timeout_s(settings.batch_wait_s)
 
@@ -47,7 +49,8 @@ class _Batched:
     def _apply(self, batches: list[Batch]) -> list[Outcome]:
         """An exception out of here would be everybody's, so it is handed out as a result."""
         try:
-            done = self.stage(join(batches))
+            with self.metrics.call(len(batches)):
+                done = self.stage(join(batches))
         except Exception as error:
             if len(batches) == 1:
                 return [error]
@@ -85,7 +88,7 @@ class Sample:
 
         _set_threads(settings.sample)
         self.stage = SampleStage(settings.model or shipped_model(), settings.sample.device, settings.sample.max_rows)
-        self.steps = StepLoop(self.stage.engine)
+        self.steps = StepLoop(self.stage.engine, SampleMetrics().step)
         self.clips: dict[str, str] = {}
         """Call -> the clip it works for, for those who ask how far it is."""
         self.totals: dict[str, int] = {}

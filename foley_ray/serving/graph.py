@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from foley_ray.clip import Candidate, ClipRequest, draw_batch, passes, ranked
 from foley_ray.errors import FoleyError, Overloaded, ReplicaLost, TimedOut, Unavailable
+from foley_ray.serving.metrics import ClipMetrics
 from foley_ray.serving.settings import ServeSettings
 
 LOST = (RayActorError, ObjectLostError, WorkerCrashedError, RaySystemError, ReplicaUnavailableError)
@@ -61,6 +62,7 @@ class Graph:
         self.vocode = vocode
         self.rank = rank
         self.pending_candidates = 0
+        self.metrics = ClipMetrics()
         self._progress = _Progress(sample)
 
     async def clips(
@@ -107,6 +109,7 @@ class Graph:
         """Count the work in, or refuse it now rather than let it wait longer than anybody listens."""
         limit = self.settings.limits.pending_candidates
         if self.pending_candidates and self.pending_candidates + candidates > limit:
+            self.metrics.refused.inc()
             raise Overloaded(
                 f"{self.pending_candidates} candidates are under way or waiting, and {limit} is the limit; try again shortly",
                 retry_after_s=2,
@@ -120,12 +123,16 @@ class Graph:
     async def _clip(self, request: ClipRequest, keep_all: bool, on_progress: OnProgress | None) -> RankedClip:
         """Draw candidates; draw again, with the next candidate indices, while the best is below the threshold."""
         candidates: list[Candidate] = []
+        started = time.monotonic()
         for draw in range(request.settings.max_redraws + 1):
+            if draw:
+                self.metrics.redraws.inc()
             candidates = ranked([*candidates, *await self._draw(request, draw, keep_all, on_progress)])
             if not keep_all:  # the best of an earlier draw may have been beaten
                 candidates[1:] = [replace(candidate, wave_T=None) for candidate in candidates[1:]]
             if passes(request.settings, candidates[0].score):
                 break
+        self.metrics.finished(time.monotonic() - started, candidates[0].score)
         return RankedClip(request, tuple(candidates), passes(request.settings, candidates[0].score))
 
     async def _draw(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> list[Candidate]:
@@ -141,6 +148,7 @@ class Graph:
                 deaths, give_up = deaths + 1, time.monotonic() + self.settings.recovery_s
                 if deaths > self.settings.retries:
                     raise
+                self.metrics.retries.inc()
             except Unavailable:
                 if time.monotonic() > give_up:
                     raise

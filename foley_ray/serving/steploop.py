@@ -6,7 +6,8 @@ step. A candidate that fails ends its own request alone.
 
 import asyncio
 import threading
-from collections.abc import Hashable, Mapping
+import time
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 
@@ -15,10 +16,14 @@ from foley_ray.errors import FoleyError, ReplicaLost
 
 
 class StepLoop:
-    """Owns an engine and the thread that steps it. `failure` is set once the device is lost, and nothing works after that."""
+    """Owns an engine and the thread that steps it. `failure` is set once the device is lost, and nothing works after that.
 
-    def __init__(self, engine: StepEngine):
+    `on_step(duration_s, candidates)` is told of each call of the denoiser, and of (0, 0) when there is nothing left to do.
+    """
+
+    def __init__(self, engine: StepEngine, on_step: Callable[[float, int], None] = lambda duration_s, candidates: None):
         self.engine = engine
+        self.on_step = on_step
         self.failure: BaseException | None = None
         self.steps = 0
         """Calls of the denoiser so far."""
@@ -57,11 +62,14 @@ class StepLoop:
         try:
             while not self._stopped:
                 if not len(self.engine):
+                    self.on_step(0.0, 0)
                     self._work.wait()
                     self._work.clear()
                     continue
+                started, candidates = time.perf_counter(), len(self.engine)
                 finished = self.engine.step()
                 self.steps += 1
+                self.on_step(time.perf_counter() - started, candidates)
                 if finished and self._loop is not None:
                     self._loop.call_soon_threadsafe(self._deliver, finished)
         except BaseException as error:  # whatever it is, waiting for this thread would be waiting for ever
