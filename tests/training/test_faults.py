@@ -1,6 +1,7 @@
 """What a week of cluster time meets, done for real: workers killed at random moments, a torn checkpoint, a damaged row.
 
-FOLEY_KILLS sets how many workers are killed (3; the full check takes 10). Lost nodes are in tests/cluster/test_nodes.py.
+By default one worker is killed; `-m soak` runs the rest, and FOLEY_KILLS=10 is the full check. Lost nodes are in
+tests/cluster/test_nodes.py.
 """
 
 import json
@@ -23,7 +24,7 @@ from foley_ray.errors import TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.training.worker import run_job
 
-KILLS = int(os.environ.get("FOLEY_KILLS", "3"))
+KILLS = int(os.environ.get("FOLEY_KILLS", "1"))
 STEPS = 10 + 8 * KILLS
 RATES = {"samples_per_s", "data_wait", "left_s"}
 
@@ -98,6 +99,7 @@ def test_a_run_killed_again_and_again_is_the_unbroken_run(place: Path, unbroken:
     assert info.parts["vae"].digest == read_info(unbroken / "model").parts["vae"].digest
 
 
+@pytest.mark.soak
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(place: Path, unbroken: Path) -> None:
     half = job(place, "torn", settings={"steps": 8})
     run_job(half)
@@ -109,6 +111,7 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(place: Path, unbrok
     assert losses_of(place / "torn") == losses_of(unbroken)[:12]
 
 
+@pytest.mark.soak
 def test_another_number_of_workers_goes_on_from_the_same_row(place: Path, unbroken: Path) -> None:
     run_job(job(place, "alone", settings={"steps": 4}))
     run_job(job(place, "alone", settings={"steps": 6}, workers=1))
@@ -144,6 +147,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.soak
 def test_a_full_disk_ends_the_run_by_name_and_with_room_it_goes_on(place: Path, small_disk: Path, unbroken: Path) -> None:
     def fill(metrics: dict[str, float]) -> None:
         if metrics["step"] >= 5 and not (small_disk / "filler").exists():
