@@ -21,7 +21,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foley_ray import __version__
-from foley_ray.config import ModelConfig, Preset, describe
+from foley_ray.config import ModelConfig, Preset, RobertaClapConfig, describe
 from foley_ray.errors import ModelError, OutputError
 
 Part = Literal["clap", "tuning", "unet", "vae", "vocoder"]
@@ -158,12 +158,19 @@ def find_parts(
             raise ModelError(f"{why} needs a trained {name}: `foley train {name}` first, then give its run with --init")
     for name, (folder, info) in offered.items():
         for section in ("audio", name):
+            if section == "clap" and _same_space(info.model, preset.model):
+                continue
             if section != "tuning" and getattr(info.model, section) != getattr(preset.model, section):
                 raise ModelError(
                     f"{name} of {folder} was made with other settings ({section} of preset {info.preset}) than preset "
                     f"{preset.name} has; use the preset that it was made with"
                 )
     return offered
+
+
+def _same_space(given: ModelConfig, wanted: ModelConfig) -> bool:
+    """Whether a published CLAP stands in for the preset's own: all that the diffusion model sees of it is its width."""
+    return isinstance(given.clap, RobertaClapConfig) and given.clap.embed_dim == wanted.clap.embed_dim
 
 
 def load_part(folder: Path, name: Part) -> Any:
@@ -193,9 +200,9 @@ def load_part(folder: Path, name: Part) -> Any:
 
             part = load_vocoder(place, read_info(folder).model.audio)
         elif name == "clap":
-            from foley_ray.models.clap import Clap
+            from foley_ray.models.clap import load_clap
 
-            part = Clap.from_pretrained(place)
+            part = load_clap(place)
         else:
             from foley_ray.models.tuning import Tuning
 

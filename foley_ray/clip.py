@@ -87,3 +87,8 @@ def draw_batch(wanted: Iterable[tuple[Hashable, ClipRequest]], draw: int) -> Bat
 def passes(settings: ClipSettings, score: float) -> bool:
     """Whether a clip with this score needs no other draw."""
     return settings.threshold is None or score >= settings.threshold
+
+
+def must_be_ranked(request: ClipRequest) -> bool:
+    """Whether somebody has to listen: to choose a candidate, to hold it against a threshold or against a target sound."""
+    return request.settings.candidates > 1 or request.settings.threshold is not None or request.target_D is not None

@@ -7,7 +7,15 @@ beside the weights (foley.json), the training half beside the run.
 from collections.abc import Callable
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from foley_ray.errors import ConfigError
 from foley_ray.spec import MAX_DURATION_S, MIN_DURATION_S, AudioSpec
@@ -42,6 +50,21 @@ class ClapConfig(Settings):
     text_layers: int = 4
 
 
+class RobertaClapConfig(Settings):
+    """A published CLAP: RoBERTa reads, HTSAT hears. The sizes of its networks are in the part's own config.json."""
+
+    kind: Literal["roberta"] = "roberta"
+    embed_dim: int = Field(512, ge=8)
+    hears: bool = Field(True, description="false for the text tower alone of a diffusers AudioLDM folder: it cannot rank")
+    sample_rate_hz: int = 48000
+    window_s: float = Field(10.0, gt=0, description="what the audio tower hears; shorter sound is repeated to fill it")
+    n_fft: int = 1024
+    hop_samples: int = 480
+    mel_bands: int = 64
+    fmin_hz: float = 50
+    fmax_hz: float = 14000
+
+
 class TuningConfig(Settings):
     """The trainable layer between CLAP's text embedding and the diffusion model (the paper's embedding tuning)."""
 
@@ -57,16 +80,23 @@ class UNetConfig(Settings):
     attention_from: int = Field(1, ge=0, description="first level with attention; each halves the resolution")
     head_channels: int = Field(32, ge=1)
     norm_groups: int = 32
+    heads: int | None = Field(None, ge=1, description="the same number at every level, whatever head_channels says")
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `heads` where there is no such number, as models from before it are stored: their digests stay."""
+        return {key: value for key, value in handler(self).items() if key != "heads" or value is not None}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.attention_from > len(self.channels):
             raise ValueError(f"attention_from {self.attention_from} is below the last of {len(self.channels)} levels")
         for width in self.channels:
-            if width % self.norm_groups or width % self.head_channels:
+            split = self.heads or self.head_channels
+            if width % self.norm_groups or width % split:
                 raise ValueError(
                     f"UNet width {width} must be a multiple of norm_groups {self.norm_groups} "
-                    f"and of head_channels {self.head_channels}"
+                    f"and of {'heads' if self.heads else 'head_channels'} {split}"
                 )
         return self
 
@@ -104,7 +134,7 @@ class ModelConfig(Settings):
     """Everything that decides the shape of a model folder's parts."""
 
     audio: AudioSpec = AudioSpec()
-    clap: ClapConfig = ClapConfig()
+    clap: ClapConfig | RobertaClapConfig = ClapConfig()
     tuning: TuningConfig = TuningConfig()
     unet: UNetConfig = UNetConfig()
     vae: VaeConfig = VaeConfig()

@@ -6,6 +6,7 @@ OUT/000_a_dog_bark_seed7.json    prompt, seed, settings, scores, model digest; w
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
         "seed": request.seed,
         "settings": request.settings.model_dump(mode="json"),
         "candidate": clip.candidate,
-        "score": round(clip.score, 6),
-        "candidate_scores": [round(score, 6) for score in clip.scores],
+        "score": _score(clip.score),
+        "candidate_scores": [_score(score) for score in clip.scores],
         "passed_threshold": clip.passed,
         "warnings": [clip.doubt] if clip.doubt else [],
         "target": request.target_name or "prompt",
@@ -96,6 +97,11 @@ def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
         "generator": f"foley_ray {__version__}",
         "ai_generated": True,
     }
+
+
+def _score(score: float) -> float | None:
+    """Six digits; none where nobody could listen (JSON has no NaN)."""
+    return None if math.isnan(score) else round(score, 6)
 
 
 def write_clip(out: Path, index: int, clip: Clip, info: ModelInfo) -> Path:

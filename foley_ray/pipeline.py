@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from foley_ray.checkpoint import PARTS, ModelInfo, read_info
-from foley_ray.clip import Clip, ClipRequest, draw_batch, passes
+from foley_ray.clip import Clip, ClipRequest, draw_batch, must_be_ranked, passes
 from foley_ray.columns import Batch
 from foley_ray.errors import PromptError
 from foley_ray.stages.condition import ConditionStage
@@ -39,8 +39,10 @@ class Pipeline:
             yield from self._generate_group(group, on_step)
 
     def check(self, requests: Sequence[ClipRequest]) -> None:
-        """Raise PromptError for the first prompt that cannot be generated, before anything is."""
+        """Raise PromptError for the first prompt that cannot be generated, before anything is; ModelError where none can rank."""
         for request in requests:
+            if not self.rank.hears and must_be_ranked(request):
+                self.rank.clap.require_hearing("rank candidates")
             try:
                 self.condition({"prompt": [request.prompt]})
             except PromptError as error:

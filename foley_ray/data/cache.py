@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import Part, PartInfo, find_parts, load_part, model_folder
-from foley_ray.config import Settings, describe, preset
+from foley_ray.config import Preset, Settings, describe, preset
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import Columns, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
 from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
@@ -101,13 +101,13 @@ def is_cache(folder: Path) -> bool:
     return (folder / INFO_FILE).is_file()
 
 
-def run_job(job: CacheJob, progress: Progress = lambda done, total: None) -> CacheInfo:
-    """Make the cache that a job file asks for; `progress(done, total)` counts rows.
+def run_job(job: CacheJob, progress: Progress = lambda done, total: None, chosen: Preset | None = None) -> CacheInfo:
+    """Make the cache that a job file asks for; `progress(done, total)` counts rows. `chosen` replaces its named preset.
 
     Raises DatasetError or ModelError for a dataset or parts that do not fit, and OutputError if `out` is taken or cannot be
     written; then nothing is left there.
     """
-    chosen = preset(job.preset)
+    chosen = chosen or preset(job.preset)
     given = find_parts([model_folder(path.resolve()) for path in job.init], chosen, needed=MAKERS, why="the cache")
     settings = StreamSettings(split=job.split, seed=job.seed, augment=job.augment, shippable_only=job.shippable_only)
     dataset, audio = job.data.resolve(), chosen.model.audio

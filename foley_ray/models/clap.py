@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foley_ray.config import ClapConfig
+from foley_ray.config import ClapConfig, RobertaClapConfig
 from foley_ray.errors import ModelError, PromptError
 
 CONTEXT_TOKENS = 77
@@ -77,6 +77,37 @@ def _narrow_cnn6(tower: nn.Module, channels: Sequence[int]) -> nn.Module:
     tower.fc_audioset = nn.Identity()  # AudioSet's class head: part of the tower's output, used by nobody here
     pann.init_layer(tower.fc1)
     return tower
+
+
+def fill_window(wave_BT: Tensor, sample_rate_hz: int, config: ClapConfig | RobertaClapConfig) -> Tensor:
+    """The `window_s` seconds that an audio tower hears, at its rate: a longer sound's first, a shorter one repeated."""
+    if sample_rate_hz != config.sample_rate_hz:
+        wave_BT = torchaudio.functional.resample(wave_BT, sample_rate_hz, config.sample_rate_hz)
+    window, length = round(config.window_s * config.sample_rate_hz), wave_BT.shape[1]
+    if length < window:
+        wave_BT = wave_BT.repeat(1, window // max(length, 1))
+        wave_BT = functional.pad(wave_BT, (0, window - wave_BT.shape[1]))
+    return wave_BT[:, :window]
+
+
+def build_clap(config: ClapConfig | RobertaClapConfig) -> "Clap":
+    """A CLAP with random weights. Raises ModelError for a published kind: it is imported, not made."""
+    if isinstance(config, RobertaClapConfig):
+        raise ModelError("a published CLAP cannot be trained from nothing; give the imported one with --init")
+    return Clap(config)
+
+
+def load_clap(folder: Path) -> Any:
+    """The CLAP in that folder, of whichever kind. Raises ModelError if there is none or weights and settings disagree."""
+    try:
+        stored = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder} is no CLAP folder: config.json cannot be read ({error})") from None
+    if "model_type" not in stored:
+        return Clap.from_pretrained(folder)
+    from foley_ray.models.roberta_clap import RobertaClap  # seconds of transformers, for those who need it
+
+    return RobertaClap.from_pretrained(folder)
 
 
 class Clap(nn.Module):
@@ -149,13 +180,7 @@ class Clap(nn.Module):
 
     def audio_embed(self, wave_BT: Tensor, sample_rate_hz: int) -> Tensor:
         """(B, D) unit embeddings of the first `window_s` seconds; shorter sound is repeated to fill them."""
-        if sample_rate_hz != self.config.sample_rate_hz:
-            wave_BT = torchaudio.functional.resample(wave_BT, sample_rate_hz, self.config.sample_rate_hz)
-        window, length = self.window_samples, wave_BT.shape[1]
-        if length < window:
-            wave_BT = wave_BT.repeat(1, window // max(length, 1))
-            wave_BT = functional.pad(wave_BT, (0, window - wave_BT.shape[1]))
-        wave_BT = wave_BT[:, :window]
+        wave_BT = fill_window(wave_BT, sample_rate_hz, self.config)
         sound: Any = wave_BT
         if self.config.audio_tower != "cnn6":  # laion-clap's HTSAT takes a dict, without fusion just the wave
             sound = {"waveform": wave_BT}

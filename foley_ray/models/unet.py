@@ -24,7 +24,7 @@ def build_unet(config: ModelConfig) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",) * (depth - plain),
         up_block_types=("CrossAttnUpBlock2D",) * (depth - plain) + ("UpBlock2D",) * plain,
         # diffusers' historical name: this is the number of heads per level, not their width
-        attention_head_dim=tuple(width // config.unet.head_channels for width in config.unet.channels),
+        attention_head_dim=tuple(config.unet.heads or width // config.unet.head_channels for width in config.unet.channels),
         cross_attention_dim=config.unet.channels,  # as wide as the level: with no text tokens it attends to itself
         class_embed_type="simple_projection",
         projection_class_embeddings_input_dim=config.clap.embed_dim,

@@ -270,11 +270,12 @@ def build_vocoder(config: ModelConfig) -> HifiGan | IstftVocoder:
     return hifigan
 
 
-def load_vocoder(folder: Path, audio: AudioSpec | None = None) -> HifiGan | IstftVocoder:
+def load_vocoder(folder: Path, audio: AudioSpec | None = None, safetensors: bool = True) -> HifiGan | IstftVocoder:
     """The vocoder saved in that folder (ours, or the vocoder/ of a published AudioLDM folder), ready for inference.
 
     Raises ModelError when config.json or the safetensors are missing, of an unknown kind, incomplete or do not fit each
-    other, or when the vocoder does not speak `audio`. Never downloads, never unpickles.
+    other, or when the vocoder does not speak `audio`. Never downloads, never unpickles; `safetensors` False (at an import) also
+    takes a .bin of weights alone.
     """
     try:
         stored = json.loads((folder / "config.json").read_text())
@@ -291,7 +292,9 @@ def load_vocoder(folder: Path, audio: AudioSpec | None = None) -> HifiGan | Istf
             f"{stored.get('_class_name')!r}); expected speecht5_hifigan or IstftVocoder"
         )
     try:
-        loaded = kind.from_pretrained(str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True)
+        loaded = kind.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True if safetensors else None, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the vocoder in {folder} cannot be loaded: {error}") from error
     vocoder: HifiGan | IstftVocoder = loaded[0].eval()

@@ -26,7 +26,7 @@ from foley_ray.checkpoint import Part
 from foley_ray.config import ModelConfig, Task, TrainConfig
 from foley_ray.diffusion.schedule import Schedule
 from foley_ray.errors import ConfigError
-from foley_ray.models.clap import Clap
+from foley_ray.models.clap import build_clap
 from foley_ray.models.discriminators import PatchDiscriminator, WaveDiscriminator
 from foley_ray.models.tuning import Tuning
 from foley_ray.models.unet import Denoiser, build_unet
@@ -101,7 +101,7 @@ class _Hidden:
 class ClapPhase(Phase):
     """Symmetric contrastive loss; rows of the same class (or, without classes, of the same caption) are positives."""
 
-    def __init__(self, clap: Clap, sample_rate_hz: int):
+    def __init__(self, clap: nn.Module, sample_rate_hz: int):
         super().__init__()
         self.clap = clap
         self.sample_rate_hz = sample_rate_hz
@@ -133,7 +133,7 @@ class ClapTask(TrainingTask):
 
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
-        self.clap = given.get("clap") or Clap(config.clap)
+        self.clap = given.get("clap") or build_clap(config.clap)
         self.phases = {"model": ClapPhase(self.clap.train(), config.audio.sample_rate_hz)}
 
     def parts(self) -> dict[Part, nn.Module]:

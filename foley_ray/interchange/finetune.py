@@ -1,0 +1,146 @@
+"""`foley finetune`: a folder of recordings and a model, ours or an imported one, to a model that has learned from them.
+
+RUN/dataset    the recordings, checked and converted
+RUN/cache      their latents and embeddings, where the model's CLAP hears
+RUN/finetune   the training run; the same command goes on from where it stopped
+RUN/model      the finished model: the given one with its unet and tuning layer replaced
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from foley_ray.audio.files import AUDIO_SUFFIXES, slug
+from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info
+from foley_ray.config import PRESETS, Preset, TrainConfig, TuningConfig, override, preset
+from foley_ray.errors import OutputError, SourceError
+from foley_ray.jobfile import CacheJob
+from foley_ray.stages.rank import can_rank
+
+FEWEST = 10
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+ON_FEW: dict[str, Any] = {
+    "steps": 1000,
+    "batch_size": 4,
+    "lr": 1e-5,
+    "warmup_steps": 50,
+    "ema_decay": 0.99,
+    "checkpoint_every": 250,
+}
+"""For tens of recordings rather than thousands of hours: a small rate, an average over the last hundred steps."""
+LORA_LR = 1e-4
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for."""
+
+    recordings: Path
+    model: Path
+    out: Path
+    caption: str | None = None
+    """What all of the recordings are, where neither folders nor a table say it."""
+    lora_rank: int | None = None
+    tuning: TuningConfig | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    variants: int = 8
+    """Crops of each recording in the cache."""
+    workers: int = 1
+    gpu: bool = False
+
+
+def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
+    """RUN/model. Raises SourceError for recordings that cannot be used, and what ingest, cache and training raise."""
+    from foley_ray.data.cache import is_cache
+    from foley_ray.data.cache import run_job as make_cache
+    from foley_ray.data.ingest import IngestSettings, ingest, summary
+    from foley_ray.data.manifest import load_info
+    from foley_ray.training.progress import progress_line
+    from foley_ray.training.run import Run
+    from foley_ray.training.worker import train
+
+    model, out = model_folder(wish.model).resolve(), wish.out.resolve()
+    chosen, settings = plan(wish, read_info(model, needs=("clap", "vae", "unet", "vocoder")))
+    check_recordings(wish.recordings, wish.caption)
+    dataset, cache = out / "dataset", out / "cache"
+    if not (dataset / "dataset.json").is_file():
+        source = named_by_folder(wish.recordings, wish.caption, out / "recordings") if wish.caption else wish.recordings
+        say(
+            summary(
+                ingest(
+                    source,
+                    dataset,
+                    sample_rate_hz=chosen.model.audio.sample_rate_hz,
+                    settings=IngestSettings(eval_share=0.0),
+                ),
+                dataset,
+            )
+        )
+    if load_info(dataset).rows() < FEWEST:
+        raise SourceError(f"{load_info(dataset).rows()} recordings of {wish.recordings} can be used, fewer than {FEWEST}")
+    data = dataset
+    if can_rank(read_info(model)):
+        if not is_cache(cache):
+            job = CacheJob(preset=chosen.name, data=dataset, out=cache, init=(model,), variants=wish.variants, gpu=wish.gpu)
+            make_cache(job, chosen=chosen)
+        data = cache
+    run = Run(
+        task="finetune",
+        preset=chosen,
+        train=settings,
+        dataset=data,
+        out=out / "finetune",
+        init=(model,),
+        workers=wish.workers,
+        use_gpu=wish.gpu,
+    )
+    train(run, lambda metrics: say(f"finetune  {progress_line(metrics)}"))
+    return assemble([model, out / "finetune" / "model"], out / "model")
+
+
+def plan(wish: Wish, info: ModelInfo) -> tuple[Preset, TrainConfig]:
+    """The given model's settings as a preset, and how it is trained. Raises ConfigError for a setting that does not exist."""
+    known = preset(info.preset if info.preset in PRESETS else "large").training["finetune"]
+    changes = ON_FEW | ({"lora_rank": wish.lora_rank, "lr": LORA_LR} if wish.lora_rank else {}) | dict(wish.settings)
+    settings = override(known, changes)
+    model = info.model.model_copy(update={"tuning": wish.tuning}) if wish.tuning else info.model
+    return Preset(name=info.preset, model=model, training={"finetune": settings}), settings
+
+
+def check_recordings(folder: Path, caption: str | None) -> None:
+    """Raise SourceError if there is nothing to learn from, or nothing says what it is."""
+    if not folder.is_dir():
+        raise SourceError(f"no folder of recordings at {folder}")
+    sounds = [path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")]
+    if not sounds and not any((folder / name).is_file() for name in METADATA):
+        raise SourceError(f"no sound files in {folder}; they are {', '.join(sorted(AUDIO_SUFFIXES))} files")
+    told = any((folder / name).is_file() for name in METADATA) or any(path.parent != folder for path in sounds)
+    if not (told or caption):
+        raise SourceError(
+            f"nothing says what the sounds in {folder} are: give --caption 'a dog bark', or put them into a folder per class, "
+            "or write a metadata.csv with columns file and caption"
+        )
+
+
+def named_by_folder(folder: Path, caption: str, place: Path) -> Path:
+    """The sounds of a folder under one that is named after the caption: links where the disk allows it, else copies."""
+    inner = place / slug(caption)
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        inner.mkdir(parents=True)
+        for number, path in enumerate(sorted(folder.rglob("*"))):
+            if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
+                continue
+            target = inner / f"{number:06d}_{path.name}"
+            try:
+                os.link(path, target)
+            except OSError:
+                shutil.copy2(path, target)
+    except OSError as error:
+        raise OutputError(f"cannot write {inner}: {error.strerror or error}; choose another --out") from error
+    return place

@@ -1,0 +1,24 @@
+"""What is not here but on the model hub, downloaded; without a network, what to do instead."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foley_ray.errors import ModelError
+
+
+def download(name: str, only: Sequence[str] | None = None) -> Path:
+    """A repository of the hub (owner/name), or `only` some of its files, as a folder. Raises ModelError without a network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=list(only) if only else None, ignore_patterns=["*.msgpack", "*.h5", "*.onnx"]
+            )
+        )
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{name} is not here, and the hub did not give it ({' '.join(str(error).split())[:160]}); download it where there "
+            f"is a network (hf download {name}) and give the folder"
+        ) from error

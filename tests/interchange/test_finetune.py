@@ -1,0 +1,77 @@
+"""`foley finetune`: what is refused before anything starts, and once, with Ray, the whole way from ten files to a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sounds import save, tone
+
+from foley_ray.checkpoint import load_part, read_info
+from foley_ray.clip import ClipRequest
+from foley_ray.config import ClipSettings, TuningConfig
+from foley_ray.errors import ConfigError, SourceError
+from foley_ray.interchange.finetune import Wish, check_recordings, finetune, named_by_folder, plan
+from foley_ray.pipeline import Pipeline
+
+
+def recordings(folder: Path, count: int = 10) -> Path:
+    for number in range(count):
+        save(folder / f"take {number}.wav", tone(duration_s=1.2, hz=200 + 30 * number))
+    return folder
+
+
+def test_settings_for_few_recordings(tiny_model: Path, tmp_path: Path) -> None:
+    info = read_info(tiny_model)
+    wish = Wish(tmp_path, tiny_model, tmp_path / "run", settings={"steps": 3})
+    chosen, settings = plan(wish, info)
+    assert chosen.model == info.model
+    assert (settings.steps, settings.lr, settings.lora_rank) == (3, 1e-5, None)
+    assert plan(Wish(tmp_path, tiny_model, tmp_path / "run", lora_rank=4), info)[1].lr == 1e-4
+    none = plan(Wish(tmp_path, tiny_model, tmp_path / "run", tuning=TuningConfig(kind="none")), info)[0]
+    assert none.model.tuning.kind == "none"
+    with pytest.raises(ConfigError, match="stepps: no such setting"):
+        plan(Wish(tmp_path, tiny_model, tmp_path / "run", settings={"stepps": 3}), info)
+
+
+def test_recordings_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no folder of recordings"):
+        check_recordings(tmp_path / "typo", None)
+    with pytest.raises(SourceError, match="no sound files"):
+        check_recordings(tmp_path, None)
+    folder = recordings(tmp_path / "flat", 1)
+    with pytest.raises(SourceError, match=r"--caption .*folder per class.*metadata.csv"):
+        check_recordings(folder, None)
+    check_recordings(folder, "a dog bark")
+    check_recordings(tmp_path, None)  # a folder with a class's folder
+
+
+def test_a_caption_becomes_a_class(tmp_path: Path) -> None:
+    place = named_by_folder(recordings(tmp_path / "flat", 3), "a Dog bark!", tmp_path / "named")
+    assert [path.parent.name for path in sorted(place.rglob("*.wav"))] == ["a_dog_bark"] * 3
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("lora", [None, 2])
+def test_ten_files_to_a_model_that_differs_where_it_should(
+    ray_local: None, tiny_model: Path, tmp_path: Path, lora: int | None
+) -> None:
+    wish = Wish(
+        recordings(tmp_path / "flat"),
+        tiny_model,
+        tmp_path / "run",
+        caption="a dog bark",
+        lora_rank=lora,
+        settings={"steps": 3, "lr": 1e-3, "warmup_steps": 0, "batch_size": 2, "log_every": 1},
+        variants=2,
+    )
+    said: list[str] = []
+    info = finetune(wish, said.append)
+    assert any("10 recordings" in line for line in said)
+    before = read_info(tiny_model)
+    changed = {name for name in info.parts if info.parts[name].digest != before.parts[name].digest}
+    assert changed == {"unet", "tuning"}
+    assert not any("lora" in name for name in load_part(tmp_path / "run" / "model", "unet").state_dict())
+    settings = ClipSettings(duration_s=0.5, steps=2, candidates=1)
+    clip = next(Pipeline(tmp_path / "run" / "model").generate([ClipRequest("a dog bark", 1, settings)]))
+    assert np.isfinite(clip.wave_T).all()
+    assert finetune(wish).digest == info.digest  # finished: the same command has nothing left to do
