@@ -18,7 +18,6 @@ from foley_ray import __version__
 from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.doctor import doctor
 from foley_ray.errors import ConfigError, FoleyError, PromptError
-from foley_ray.evaluation.commands import add_to as add_evaluation_commands
 from foley_ray.interchange.commands import add_to as add_interchange_commands
 from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
 from foley_ray.library.commands import library_app
@@ -30,7 +29,6 @@ app = typer.Typer(
     help="Foley from text: train it, run it, scale it.",
 )
 app.add_typer(library_app, name="library")
-add_evaluation_commands(app)
 add_interchange_commands(app)
 app.command()(doctor)
 INTERRUPTED = 130
