@@ -18,6 +18,7 @@ from foley_ray import __version__
 from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
 from foley_ray.doctor import doctor
 from foley_ray.errors import ConfigError, FoleyError, PromptError
+from foley_ray.evaluation.commands import add_to as add_evaluation_commands
 from foley_ray.interchange.commands import add_to as add_interchange_commands
 from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
 from foley_ray.library.commands import library_app
@@ -29,6 +30,7 @@ app = typer.Typer(
     help="Foley from text: train it, run it, scale it.",
 )
 app.add_typer(library_app, name="library")
+add_evaluation_commands(app)
 add_interchange_commands(app)
 app.command()(doctor)
 INTERRUPTED = 130
@@ -290,54 +292,6 @@ def generate(
             path = files.write_clip(out, index, clip, pipeline.info)
             below = "" if clip.passed else f"  below the threshold after {settings.max_redraws} redraws, the best there was"
             out_console.print(f"{path}  score {clip.score:.3f} (best of {len(clip.scores)}){below}")
-
-
-@app.command()
-def score(
-    data: Annotated[Path, typer.Option(help="dataset of `foley ingest`: real recordings to judge by")],
-    prompts: Annotated[Path, typer.Option(help="YAML of class: [wordings] that training never saw")],
-    out: Annotated[Path, typer.Option(help="folder for report.json, report.md, pictures and clips")],
-    model: Annotated[Path | None, typer.Option(help="model folder; with --ladder also one of some parts")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=2, help="clips per class")] = 10,
-    classifier: Annotated[
-        Path | None, typer.Option(help="folder of the classifier, trained there if there is none; OUT/classifier if not given")
-    ] = None,
-    kin: Annotated[
-        list[str] | None,
-        typer.Option(help="class=judged class whose recordings also teach the classifier that class; repeatable"),
-    ] = None,
-    ladder: Annotated[
-        bool, typer.Option("--ladder", help="real sounds through the parts that are there; nothing generated")
-    ] = False,
-    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = 3,
-    steps: Annotated[int, typer.Option(help="sampling steps")] = 20,
-    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = 2.5,
-    seed: Annotated[int, typer.Option(help="seed of each class's first clip")] = 0,
-) -> None:
-    """Judge a model against real recordings: accuracy, distances, novelty, and which stage loses what."""
-    with _settings_errors():
-        settings = ClipSettings.model_validate({"candidates": candidates, "steps": steps, "guidance": guidance})
-    from foley_ray.checkpoint import shipped_model
-    from foley_ray.evaluation.report import tables
-    from foley_ray.evaluation.run import run
-
-    with error_console.status("reading") as status:
-        report = run(
-            model or shipped_model(),
-            data,
-            prompts,
-            out,
-            classifier,
-            {child: str(name) for child, name in map(assignment, kin or [])},
-            count,
-            _seed(seed),
-            settings,
-            not ladder,
-            status.update if error_console.is_terminal else error_console.print,  # hours of work must leave a trace in a log
-        )
-    for table in tables(report):
-        out_console.print(table)
-    out_console.print(f"{out / 'report.md'}")
 
 
 @app.command()

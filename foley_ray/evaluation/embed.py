@@ -4,12 +4,14 @@ All take clips of one length (N, T) as recordings.clip prepares them, and none d
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.fft import irfft, next_fast_len, rfft
 
 from foley_ray.audio.mel import LogMel
+from foley_ray.errors import FoleyError
 from foley_ray.spec import AudioSpec
 from foley_ray.stages.condition import ConditionStage
 from foley_ray.stages.rank import RankStage
@@ -71,3 +73,37 @@ def _unit_pictures(mel_NFM: np.ndarray) -> np.ndarray:
     above_NFM -= above_NFM.mean(axis=1, keepdims=True)
     unit_NFM: np.ndarray = above_NFM / np.linalg.norm(above_NFM, axis=(1, 2), keepdims=True).clip(min=1e-9)
     return unit_NFM
+
+
+def in_actors(
+    make: type, arguments: tuple[Any, ...], columns: dict[str, np.ndarray], batch_rows: int, workers: int
+) -> list[dict[str, np.ndarray]]:
+    """`make(*arguments)` in a pool of up to `workers` Ray Data actors, applied to all rows; batches in any order.
+
+    The error of ours that an actor raises is raised here again.
+    """
+    import ray.data
+
+    from foley_ray.data.cluster import ensure_ray, quiet_progress
+
+    ensure_ray()
+    quiet_progress()
+    rows = [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+    ]
+    heard = ray.data.from_items(rows).map_batches(
+        make,
+        fn_constructor_args=arguments,
+        batch_size=batch_rows,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        num_cpus=1,
+    )
+    try:
+        return list(heard.iter_batches(batch_size=None, batch_format="numpy"))
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, FoleyError):
+            raise cause from None
+        raise

@@ -56,6 +56,36 @@ def fad(reference_ND: Array, generated_MD: Array) -> float:
     return frechet_distance(*gaussian(reference_ND), *gaussian(generated_MD))
 
 
+def fad_interval(reference_ND: Array, generated_MD: Array, draws: int = 200, seed: int = 0) -> Interval:
+    """FAD and how much it scatters with the clips that happen to be in the sets.
+
+    A resample repeats clips, has fewer different ones, and so lies higher than the sets it is drawn from. Its percentiles are
+    moved until their mean is the value: the interval shows the scatter, not the bias of small sets, which is in the value.
+    """
+    a_ND, b_MD = (np.asarray(x, dtype=np.float64) for x in (reference_ND, generated_MD))
+    value = fad(a_ND, b_MD)
+    rng = np.random.default_rng(seed)
+    drawn = np.array(
+        [
+            _frechet_of_sets(a_ND[rng.integers(len(a_ND), size=len(a_ND))], b_MD[rng.integers(len(b_MD), size=len(b_MD))])
+            for _ in range(draws)
+        ]
+    )
+    low, high = _middle(drawn - drawn.mean() + value) if draws else (float("nan"), float("nan"))
+    return Interval(value, max(0.0, low), high)
+
+
+def _frechet_of_sets(a_ND: Array, b_MD: Array) -> float:
+    """As `fad`, quick for few clips of many dimensions: tr (A B)^(1/2) is the sum of the singular values of X Y^T, centred."""
+    if min(len(a_ND), len(b_MD)) > a_ND.shape[1]:
+        return fad(a_ND, b_MD)
+    mean_a_D, mean_b_D = a_ND.mean(axis=0), b_MD.mean(axis=0)
+    a_ND, b_MD = (a_ND - mean_a_D) / np.sqrt(len(a_ND) - 1), (b_MD - mean_b_D) / np.sqrt(len(b_MD) - 1)
+    shift_D = mean_a_D - mean_b_D
+    cross = np.linalg.svd(a_ND @ b_MD.T, compute_uv=False).sum()
+    return float(shift_D @ shift_D + max((a_ND**2).sum() + (b_MD**2).sum() - 2 * cross, 0.0))
+
+
 def fad_inf(reference_ND: Array, generated_MD: Array, points: int = 15, repeats: int = 4, seed: int = 0) -> float:
     """FAD of infinitely many generated clips (arXiv 2311.01616): a line through FAD over 1 / M, read off at 0.
 
@@ -143,13 +173,32 @@ def density_coverage(reference_ND: Array, generated_MD: Array, neighbours: int =
     clip, over k (1 for equal distributions, may exceed it); coverage is the share of balls that hold any (with as many
     generated as reference clips, 1 - 2^-k or so at best). Fewer generated clips lower the coverage: compare equal sizes.
     """
+    inside_NM = _inside(reference_ND, generated_MD, neighbours)
+    return float(inside_NM.sum() / (neighbours * len(generated_MD))), float(inside_NM.any(axis=1).mean())
+
+
+def density_coverage_intervals(
+    reference_ND: Array, generated_MD: Array, neighbours: int = 5, draws: int = 1000, seed: int = 0
+) -> tuple[Interval, Interval]:
+    """Both with intervals: density by drawing the generated clips anew, coverage as a share of the reference clips (Wilson).
+
+    Resampled clips could only lose coverage. The balls stay as they are: how well the reference stands for its kind is not in.
+    """
+    inside_NM = _inside(reference_ND, generated_MD, neighbours)
+    covered_N = inside_NM.any(axis=1)
+    density = bootstrap(np.mean, inside_NM.sum(axis=0) / neighbours, draws=draws, seed=seed)
+    return density, share(int(covered_N.sum()), len(covered_N))
+
+
+def _inside(reference_ND: Array, generated_MD: Array, neighbours: int) -> Array:
+    """(N, M) whether a generated clip lies in the ball of a reference clip."""
     if not 1 <= neighbours < len(reference_ND):
         raise ValueError(f"{neighbours} neighbours need more than {neighbours} reference clips, not {len(reference_ND)}")
     within = cdist(reference_ND, reference_ND)
     np.fill_diagonal(within, np.inf)
     radius_N = np.partition(within, neighbours - 1, axis=1)[:, neighbours - 1]
-    inside_NM = cdist(reference_ND, generated_MD) < radius_N[:, None]
-    return float(inside_NM.sum() / (neighbours * len(generated_MD))), float(inside_NM.any(axis=1).mean())
+    inside_NM: Array = cdist(reference_ND, generated_MD) < radius_N[:, None]
+    return inside_NM
 
 
 def diversity(features_ND: Array) -> float:
@@ -159,6 +208,19 @@ def diversity(features_ND: Array) -> float:
     units_ND = _unit(features_ND)
     n, total_D = len(units_ND), units_ND.sum(axis=0)
     return float(max(0.0, 1 - (total_D @ total_D - n) / (n * (n - 1))))  # the sum over all pairs, without the pairs
+
+
+def diversity_interval(features_ND: Array, draws: int = 1000, seed: int = 0) -> Interval:
+    """Diversity and its bootstrap interval, which leaves a clip's pairs with its own copies out."""
+    value = diversity(features_ND)
+    apart_NN = 1 - _unit(features_ND) @ _unit(features_ND).T
+    np.fill_diagonal(apart_NN, 0.0)
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for weight_N in rng.multinomial(len(apart_NN), np.full(len(apart_NN), 1 / len(apart_NN)), size=draws).astype(float):
+        pairs = weight_N.sum() ** 2 - weight_N @ weight_N
+        drawn.append(max(0.0, weight_N @ apart_NN @ weight_N / pairs) if pairs else np.nan)
+    return Interval(value, *_middle(np.array(drawn)))
 
 
 def nearest(queries_ND: Array, reference_MD: Array, metric: str = "cosine") -> tuple[Array, Array]:

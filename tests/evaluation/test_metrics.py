@@ -11,9 +11,12 @@ from foley_ray.evaluation.metrics import (
     bootstrap,
     clap_scores,
     density_coverage,
+    density_coverage_intervals,
     diversity,
+    diversity_interval,
     fad,
     fad_inf,
+    fad_interval,
     frechet_distance,
     gaussian,
     kad,
@@ -67,6 +70,26 @@ def test_fad_is_biased_upwards_and_fad_inf_much_less() -> None:
     assert abs(np.mean(extrapolated) - 2) < abs(np.mean(plain) - 2) / 2
 
 
+@pytest.mark.parametrize(("n", "m", "d"), [(12, 9, 40), (30, 50, 4)])
+def test_fad_interval_is_around_fad_and_quick_where_clips_are_few(n: int, m: int, d: int) -> None:
+    x, y = normal(0, n, d=d), normal(1, m, d=d, shift=0.5, scale=1.5)
+    found = fad_interval(x, y, draws=50)
+    assert found.value == pytest.approx(fad(x, y), rel=1e-9)
+    assert found.low < found.value < found.high
+    rng = np.random.default_rng(0)
+    drawn = [fad(x[rng.integers(n, size=n)], y[rng.integers(m, size=m)]) for _ in range(50)]  # the slow way, the same draws
+    low, high = np.percentile(np.array(drawn) - np.mean(drawn) + found.value, [2.5, 97.5])
+    assert found[1:] == pytest.approx((max(0, low), high), rel=1e-6)
+
+
+def test_fad_interval_covers_what_fad_is_at_this_number_of_clips() -> None:
+    sets = [(normal(2 * i, 40, d=4), normal(2 * i + 1, 40, d=4, shift=0.8)) for i in range(60)]
+    expected = np.mean([fad(x, y) for x, y in sets])
+    assert expected > 4 * 0.8**2  # the truth, below which the bias never lets the mean fall
+    intervals = [fad_interval(x, y, draws=100) for x, y in sets]
+    assert np.mean([low <= expected <= high for _, low, high in intervals]) > 0.85
+
+
 def slow_kad(x: np.ndarray, y: np.ndarray) -> float:
     width = np.median([np.linalg.norm(a - b) for a, b in combinations(x, 2)])
 
@@ -114,6 +137,14 @@ def test_density_and_coverage_agree_with_loops() -> None:
     assert coverage == pytest.approx(np.mean([any(row) for row in inside]))
 
 
+def test_density_and_coverage_intervals_hold_their_values() -> None:
+    x, y = normal(0, 60, d=3), normal(1, 50, d=3, shift=0.4)
+    density, coverage = density_coverage_intervals(x, y)
+    assert (density.value, coverage.value) == pytest.approx(density_coverage(x, y))
+    for value, low, high in (density, coverage):
+        assert low < value < high
+
+
 def test_density_is_1_for_one_distribution_and_0_far_away() -> None:
     assert density_coverage(normal(0, 500, d=3), normal(1, 500, d=3))[0] == pytest.approx(1, abs=0.1)
     assert density_coverage(normal(0, 50), normal(1, 50, shift=100)) == (0, 0)
@@ -124,6 +155,17 @@ def test_diversity_agrees_with_loops() -> None:
     pairs = [1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in combinations(x, 2)]
     assert diversity(x) == pytest.approx(np.mean(pairs))
     assert diversity(np.eye(5)) == pytest.approx(1)
+
+
+def test_diversity_interval_does_not_count_copies() -> None:
+    x = normal(0, 12)
+    found = diversity_interval(x)
+    assert found.value == diversity(x)
+    assert found.low < found.value < found.high
+    assert diversity_interval(np.eye(6)) == pytest.approx((1, 1, 1))  # copies as pairs would pull it down
+    truth = np.mean([diversity(normal(seed, 30)) for seed in range(40)])
+    covered = [low <= truth <= high for _, low, high in (diversity_interval(normal(seed, 30), draws=200) for seed in range(40))]
+    assert np.mean(covered) > 0.85
 
 
 def test_nearest_agrees_with_loops() -> None:
