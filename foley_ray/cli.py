@@ -291,7 +291,7 @@ def generate(
         for index, clip in enumerate(clips):
             path = files.write_clip(out, index, clip, pipeline.info)
             below = "" if clip.passed else f"  below the threshold after {settings.max_redraws} redraws, the best there was"
-            out_console.print(f"{path}  score {clip.score:.3f} (best of {len(clip.scores)}){below}")
+            out_console.print(f"{path}  {clip.verdict} (best of {len(clip.scores)}){below}")
 
 
 @app.command()

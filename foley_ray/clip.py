@@ -1,5 +1,6 @@
 """One clip: what is asked for, which candidates a draw of it has, and what came out. Knows no models and no runtime."""
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,11 @@ class Clip:
     def score(self) -> float:
         """The winner's score."""
         return self.scores[self.candidate]
+
+    @property
+    def verdict(self) -> str:
+        """The winner's score for people; a model whose CLAP does not hear gives none."""
+        return "not ranked" if math.isnan(self.score) else f"score {self.score:.3f}"
 
 
 @dataclass(frozen=True)

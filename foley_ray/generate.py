@@ -109,7 +109,7 @@ def write_clip(out: Path, index: int, clip: Clip, info: ModelInfo) -> Path:
     path = out / f"{clip_name(index, clip)}.wav"
     path.with_suffix(".json").unlink(missing_ok=True)
     write_wav(path, resample(clip.wave_T, info.model.audio.sample_rate_hz, OUTPUT_RATE_HZ), OUTPUT_RATE_HZ)
-    title = f"{clip.request.prompt[:40]}  seed {clip.request.seed}  score {clip.score:.3f}"
+    title = f"{clip.request.prompt[:40]}  seed {clip.request.seed}  {clip.verdict}"
     plot_waves(path.with_suffix(".png"), [clip.wave_T], [title], info.model.audio)
     with replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(describe(clip, info), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

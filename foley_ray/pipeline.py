@@ -39,7 +39,7 @@ class Pipeline:
             yield from self._generate_group(group, on_step)
 
     def check(self, requests: Sequence[ClipRequest]) -> None:
-        """Raise PromptError for the first prompt that cannot be generated, before anything is; ModelError where none can rank."""
+        """Raise PromptError for the first prompt that cannot be generated, before anything is; ModelError if none can rank."""
         for request in requests:
             if not self.rank.hears and must_be_ranked(request):
                 self.rank.clap.require_hearing("rank candidates")

@@ -16,7 +16,7 @@ from typing import Any
 from foley_ray.audio.files import AUDIO_SUFFIXES, slug
 from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info
 from foley_ray.config import PRESETS, Preset, TrainConfig, TuningConfig, override, preset
-from foley_ray.errors import OutputError, SourceError
+from foley_ray.errors import ConfigError, OutputError, SourceError
 from foley_ray.jobfile import CacheJob
 from foley_ray.stages.rank import can_rank
 
@@ -59,7 +59,7 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     from foley_ray.data.cache import is_cache
     from foley_ray.data.cache import run_job as make_cache
     from foley_ray.data.ingest import IngestSettings, ingest, summary
-    from foley_ray.data.manifest import load_info
+    from foley_ray.data.manifest import INFO_FILE, load_info
     from foley_ray.training.progress import progress_line
     from foley_ray.training.run import Run
     from foley_ray.training.worker import train
@@ -68,19 +68,11 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     chosen, settings = plan(wish, read_info(model, needs=("clap", "vae", "unet", "vocoder")))
     check_recordings(wish.recordings, wish.caption)
     dataset, cache = out / "dataset", out / "cache"
-    if not (dataset / "dataset.json").is_file():
+    if not (dataset / INFO_FILE).is_file():
         source = named_by_folder(wish.recordings, wish.caption, out / "recordings") if wish.caption else wish.recordings
-        say(
-            summary(
-                ingest(
-                    source,
-                    dataset,
-                    sample_rate_hz=chosen.model.audio.sample_rate_hz,
-                    settings=IngestSettings(eval_share=0.0),
-                ),
-                dataset,
-            )
-        )
+        rate_hz = chosen.model.audio.sample_rate_hz
+        ingest(source, dataset, sample_rate_hz=rate_hz, settings=IngestSettings(eval_share=0.0))
+    say(summary(load_info(dataset), dataset))
     if load_info(dataset).rows() < FEWEST:
         raise SourceError(f"{load_info(dataset).rows()} recordings of {wish.recordings} can be used, fewer than {FEWEST}")
     data = dataset
@@ -105,6 +97,10 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
 
 def plan(wish: Wish, info: ModelInfo) -> tuple[Preset, TrainConfig]:
     """The given model's settings as a preset, and how it is trained. Raises ConfigError for a setting that does not exist."""
+    if wish.tuning is not None and wish.tuning.kind == "none" and "tuning" in info.parts:
+        raise ConfigError(
+            f"{wish.model} has a tuning layer that its unet was trained with; it cannot go on without (--tuning none)"
+        )
     known = preset(info.preset if info.preset in PRESETS else "large").training["finetune"]
     changes = ON_FEW | ({"lora_rank": wish.lora_rank, "lr": LORA_LR} if wish.lora_rank else {}) | dict(wish.settings)
     settings = override(known, changes)

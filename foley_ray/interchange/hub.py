@@ -18,7 +18,8 @@ def download(name: str, only: Sequence[str] | None = None) -> Path:
             )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0][:160]
         raise ModelError(
-            f"{name} is not here, and the hub did not give it ({' '.join(str(error).split())[:160]}); download it where there "
-            f"is a network (hf download {name}) and give the folder"
+            f"{name} is not here, and the hub did not give it ({reason}); download it where there is a network (hf download "
+            f"{name}) and give the folder"
         ) from error

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+from transformers.utils.logging import disable_progress_bar
 
 from foley_ray.audio.mel import MEL_FLOOR
 from foley_ray.config import ModelConfig
@@ -281,6 +282,7 @@ def load_vocoder(folder: Path, audio: AudioSpec | None = None, safetensors: bool
         stored = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder} is no vocoder folder: config.json cannot be read ({error})") from None
+    disable_progress_bar()  # transformers' own, over the weights
     kind: Any
     if stored.get("model_type") == "speecht5_hifigan":
         kind = HifiGan

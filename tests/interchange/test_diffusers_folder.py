@@ -8,13 +8,14 @@ import torch
 
 from foley_ray.checkpoint import load_part, read_info
 from foley_ray.clip import ClipRequest
-from foley_ray.config import ClipSettings, preset
+from foley_ray.config import ClipSettings, TrainConfig, preset
 from foley_ray.diffusion.engine import clip_noise
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.interchange.diffusers_folder import export_diffusers
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import read_foreign
 from foley_ray.pipeline import Pipeline
+from foley_ray.training.tasks import FinetuneTask
 
 DURATION_S = 0.64  # 16 latent frames of 640 samples at 16 kHz: a multiple of the UNet's stride, which diffusers does not pad to
 SETTINGS = ClipSettings(duration_s=DURATION_S, candidates=1, steps=7, guidance=2.5, sampler="ddim")
@@ -138,6 +139,32 @@ def test_parts_alone_load_in_diffusers(tiny_model: Path, tmp_path: Path) -> None
     assert DDIMScheduler.from_pretrained(out, subfolder="scheduler").config.beta_schedule == "scaled_linear"
     with pytest.raises(OutputError, match="exists"):
         export_diffusers(tiny_model, out, parts_only=True)
+
+
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_an_imported_model_learns_from_sound_and_caption(model: Path, lora_rank: int | None) -> None:
+    info = read_info(model)
+    parts = {name: load_part(model, name) for name in ("clap", "vae", "unet")}
+    settings = TrainConfig(lora_rank=lora_rank, lr=1e-3)
+    task = FinetuneTask(info.model, settings, parts)
+    task.latent_scale = info.latent_scale
+    phase = task.phases["model"].train()
+    torch.manual_seed(0)
+    batch = {"wave": 0.1 * torch.randn(2, info.model.audio.clip_samples), "caption": ["rain", "a dog bark"]}
+    before = {name: value.clone() for name, value in task.parts()["unet"].state_dict().items()}
+    optimiser = torch.optim.SGD([weight for weight in phase.parameters() if weight.requires_grad], lr=0.1)
+    loss = phase(batch, 0, {})["total"]
+    loss.backward()
+    optimiser.step()
+    assert loss.isfinite()
+    finished = task.finished()
+    assert set(finished) == {"unet", "tuning"}
+    changed = {name for name, value in finished["unet"].state_dict().items() if not torch.equal(value, before.get(name, value))}
+    if lora_rank:
+        assert changed <= {name for name in before if "attn" in name}
+    else:
+        assert "conv_in.weight" in changed
+    assert parts["clap"].training is False
 
 
 def spoil(folder: Path, part: str, **changes: object) -> None:
