@@ -24,6 +24,10 @@ from foley_ray.serving.settings import ServeSettings
 
 MAX_ERRORS = 100
 PATIENCE_S = 60.0
+UNMADE: dict[str, str] = {
+    "cancelled": "the batch was cancelled before this line was made",
+    "expired": "the batch's time was over before this line was made; send it again in a new batch",
+}
 log = logging.getLogger("ray.serve")
 
 
@@ -180,23 +184,42 @@ class BatchRunner:
         if end == "completed":
             self.store.save(batch := self.store.batch(batch.id).at("finalizing"))
         counts = {True: 0, False: 0}
+        unmade = 0
 
         def outcomes(good: bool) -> Iterator[bytes]:
+            nonlocal unmade
             for outcome in self.store.results(batch):
                 if (outcome["response"]["status_code"] == 200) == good:
                     counts[good] += 1
                     yield json.dumps(outcome).encode() + b"\n"
+            if not good and end in UNMADE:
+                finished = self.store.finished_lines(batch)
+                for number, text in enumerate(self.store.lines(batch)):
+                    if number not in finished:
+                        unmade += 1
+                        yield json.dumps(_unmade(batch, number, text, end)).encode() + b"\n"
 
         ids: dict[str, str | None] = {}
         for name, good, letter in (("output_file_id", True, "0"), ("error_file_id", False, "e")):
             file_id = f"file-{batch.id.removeprefix('batch_')[:-1]}{letter}"
             self.store.add_file(outcomes(good), f"{batch.id}_{name.split('_')[0]}.jsonl", "batch_output", file_id)
-            ids[name] = file_id if counts[good] else None
-            if not counts[good]:
+            kept = counts[good] or (unmade and not good)
+            ids[name] = file_id if kept else None
+            if not kept:
                 self.store.delete_file(file_id)
         total = batch.request_counts.total
         found = Counts(total=total, completed=counts[True], failed=counts[False])
         self.store.save(batch.at(end, request_counts=found, **ids))
+
+
+def _unmade(batch: BatchObject, number: int, text: str, end: Status) -> dict[str, Any]:
+    """The row of a line that the batch ended without, as OpenAI's error files have it."""
+    return {
+        "id": f"batch_req_{batch.id}_{number}",
+        "custom_id": Line.model_validate_json(text).custom_id,
+        "response": None,
+        "error": {"code": f"batch_{end}", "message": UNMADE[end]},
+    }
 
 
 def _problem(text: str, endpoint: str, seen: set[str]) -> tuple[str, str] | None:

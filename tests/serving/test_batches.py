@@ -102,6 +102,9 @@ def test_a_cancelled_batch_hands_out_what_is_finished(http: httpx.Client) -> Non
     finished = rows_of(http, batch["output_file_id"])
     assert "clip-0" in finished
     assert len(finished) == batch["request_counts"]["completed"] < 31
+    unmade = rows_of(http, batch["error_file_id"])
+    assert finished.keys() | unmade.keys() == {f"clip-{index}" for index in range(31)}
+    assert {(row["response"], row["error"]["code"]) for row in unmade.values()} == {(None, "batch_cancelled")}
     answer = http.post(f"/v1/batches/{batch_id}/cancel")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "not_running")
 
