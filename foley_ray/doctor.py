@@ -212,8 +212,10 @@ def authentication(environment: Mapping[str, str], home: Path) -> Iterator[Findi
     elif (default := home / ".ray" / "auth_token").exists():
         yield _token_file(default, "Ray's own place")
     elif mode == "token":
-        seen = "RAY_AUTH_MODE=token, but there is no token: Ray joins and serves nothing"
-        yield Finding("token", "problem", seen, "`ray get-auth-token --generate`, or point RAY_AUTH_TOKEN_PATH to one")
+        seen = "RAY_AUTH_MODE=token, but there is no token: local Rays get one, `ray start` and clusters refuse"
+        yield Finding(
+            "token", "warning", seen, "`ray get-auth-token --generate`, or point RAY_AUTH_TOKEN_PATH to the cluster's"
+        )
     else:
         seen = "none yet: local Rays get one of their own; a `ray start` here would be open to all"
         yield Finding("token", "ok", seen, "before `ray start`: `ray get-auth-token --generate`, the same on every node")
