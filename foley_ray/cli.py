@@ -22,6 +22,7 @@ from foley_ray.evaluation.commands import add_to as add_evaluation_commands
 from foley_ray.interchange.commands import add_to as add_interchange_commands
 from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
 from foley_ray.library.commands import library_app
+from foley_ray.thresholds import threshold_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -251,7 +252,9 @@ def generate(
     eta: Annotated[float, typer.Option(help="ddim: noise put back at each step, 0 to 1")] = 0.0,
     duration: Annotated[float, typer.Option(help="seconds, 0.5 to 30")] = 4.0,
     seed: Annotated[int | None, typer.Option(help="seed of the first clip; the next clips count up from it")] = None,
-    threshold: Annotated[float | None, typer.Option(help="score below which candidates are drawn again")] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="score below which candidates are drawn again, or FILE:CLASS of `foley calibrate`")
+    ] = None,
     max_redraws: Annotated[int, typer.Option(help="how often at most")] = 3,
     targets: Annotated[Path | None, typer.Option(help="folder of sounds: each clip is chosen against one of them")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -268,7 +271,7 @@ def generate(
                 "guidance": guidance,
                 "sampler": sampler,
                 "eta": eta,
-                "threshold": threshold,
+                "threshold": None if threshold is None else threshold_of(threshold),
                 "max_redraws": max_redraws,
             }
         )
@@ -279,6 +282,8 @@ def generate(
     wanted = files.read_prompts(prompts) if prompts else [prompt or ""]
     seed = _seed(seed)
     pipeline = Pipeline(model or shipped_model(), _device(device))
+    if threshold is not None:  # once more, now that the CLAP is known for which it must have been calibrated
+        threshold_of(threshold, clap=pipeline.info.parts["clap"].digest)
     found = pipeline.rank.embed_folder(targets) if targets else None
     requests = files.requests_for(wanted, count, seed, settings, found)
     pipeline.check(requests)

@@ -22,8 +22,8 @@ Renamed = Annotated[
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (score, evaluate):
-        app.command()(command)
+    for command in (score, evaluate, listen_sheet, listen_results, calibrate):
+        app.command()(command)  # typer calls listen_sheet listen-sheet
 
 
 def score(
@@ -138,6 +138,110 @@ def evaluate(
         _console().print(f"! {line}")
     _console().print(f"embedding: {report['how']['embedding']}, {report['how']['comparable']}")
     _write(out, page, table.markdown(report), report)
+
+
+def listen_sheet(
+    sounds: Annotated[
+        list[str], typer.Option(help="NAME=FOLDER of one system's sounds (folders per class, dataset, library); repeatable")
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file for the listeners; OUT.key.json beside it is yours alone")],
+    classes: Classes = None,
+    per_class: Annotated[int, typer.Option(min=1, help="comparisons of single sounds per class")] = 2,
+    in_set: Annotated[int, typer.Option(min=0, help="sounds in each set that is rated for diversity; 0 asks for none")] = 3,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="draws sounds and order: another sheet for another listener")
+    ] = 0,
+    seconds: Annotated[float, typer.Option(min=0.5, max=30, help="of each sound that are heard")] = 4.0,
+) -> None:
+    """Make a blinded listening test as one HTML file: quality, fit and diversity, as in the DCASE challenge."""
+    given = dict(_named_folder(item) for item in sounds)
+    if len(given) < len(sounds):
+        raise ConfigError("each --sounds needs a name of its own: NAME=FOLDER")
+    from foley_ray.audio.files import replacing
+    from foley_ray.evaluation.sets import find_set
+    from foley_ray.evaluation.sheet import make_sheet
+
+    systems = {name: _chosen(find_set(folder), classes, None, None) for name, folder in given.items()}
+    page, key = make_sheet(systems, per_class, in_set, seed, seconds)
+    for path, content in ((out.with_suffix(".key.json"), json.dumps(key, indent=1) + "\n"), (out, page)):
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    _console().print(f"{out}: {page.count('data:audio')} sounds, {len(page) / 1e6:.1f} MB; keep {out.with_suffix('.key.json')}")
+
+
+def listen_results(
+    ratings: Annotated[list[Path], typer.Argument(help="CSV files that the sheet saved")],
+    key: Annotated[Path, typer.Option(help="OUT.key.json of `foley listen-sheet`")],
+) -> None:
+    """Unblind the ratings of a listening test: means with intervals, weighted 2 : 2 : 1 as in the challenge."""
+    from rich.table import Table
+
+    from foley_ray.evaluation.sheet import WEIGHTS, load_key, read_ratings, results
+
+    found = load_key(key)
+    rows = read_ratings(ratings, found)
+    table = Table("system", *WEIGHTS, "weighted", title=f"{len(rows)} ratings", title_justify="left")
+    for system, numbers in results(rows, found["systems"]).items():
+        scales = (numbers["scales"].get(scale) for scale in WEIGHTS)
+        cells = ("" if value is None else f"{value[0]:.2f} [{value[1]:.2f}, {value[2]:.2f}]" for value in scales)
+        table.add_row(system, *cells, "" if numbers["weighted"] is None else f"{numbers['weighted']:.2f}")
+    _console().print(table)
+    _console().print("intervals count ratings as independent: of few listeners or few sounds they are too narrow")
+
+
+def calibrate(
+    reference: Annotated[Path, typer.Option(help="real sounds: folders per class, a dataset or a library")],
+    out: Annotated[Path, typer.Option(help="YAML file to write")],
+    quantile: Annotated[float, typer.Option(min=0.001, max=0.999, help="share of real clips that score below")] = 0.1,
+    classes: Classes = None,
+    split: Annotated[str | None, typer.Option(help="of a reference dataset: train | eval; all rows if not given")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="YAML of class: [wordings] to score against; the clips' captions if not given")
+    ] = None,
+    clap: Annotated[Path | None, typer.Option(help="model folder whose CLAP will rank; the shipped one if not given")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=30, help="of each clip that are heard")] = 4.0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray Data actors; on their own only above 500 clips")] = None,
+) -> None:
+    """Set per-class CLAP thresholds from real clips, for `foley generate --threshold FILE:CLASS` and library plans."""
+    if split not in (None, "train", "eval"):
+        raise ConfigError(f"--split {split} must be train or eval")
+    from foley_ray.audio.files import replacing
+    from foley_ray.checkpoint import read_info, shipped_model
+    from foley_ray.evaluation import calibrate as scale
+    from foley_ray.evaluation.hear import Ears, hear, how
+    from foley_ray.evaluation.sets import find_set
+
+    found = find_set(reference, split)  # type: ignore[arg-type]
+    wordings = _wordings(found, prompts)
+    found = _chosen(found, classes or [name for name in found.places if name in wordings], None, None)
+    model = clap or shipped_model()
+    ears = Ears(model, None, seconds)
+    heard = hear(found, ears, (model.resolve(), None, seconds), workers)
+    texts = {name: ears.clap.texts(wordings[name]) for name in found.places}
+    numbers = scale.calibrate({name: item.clap_ND for name, item in heard.items()}, texts, quantile)
+    digest = read_info(model).parts["clap"].digest
+    notes = [f"foley calibrate: {found.where} ({', '.join(filter(None, (found.kind, found.note)))}), {how(ears.spec)}"]
+    with replacing(out) as temporary:
+        temporary.write_text(scale.as_yaml(numbers, digest, quantile, notes), encoding="utf-8")
+    _console().print(out.read_text(encoding="utf-8").rstrip())
+
+
+def _wordings(found: "ClipSet", prompts: Path | None) -> dict[str, list[str]]:
+    if prompts:
+        from foley_ray.data.captions import read_captions
+
+        return {name: list(texts) for name, texts in read_captions(prompts).items()}
+    spoken = {name: sorted({text for texts in clips for text in texts}) for name, clips in found.texts.items()}
+    if not any(spoken.values()):
+        raise ConfigError(f"{found.where} has no captions to score against: give --prompts")
+    return {name: texts for name, texts in spoken.items() if texts}
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not (equals and name and folder):
+        raise ConfigError(f"--sounds {text!r} must be NAME=FOLDER")
+    return name, Path(folder)
 
 
 def _compare(paths: list[Path], out: Path | None, sets: tuple[Path | None, Path | None]) -> None:

@@ -12,6 +12,7 @@
         vary: {mood: [angry, playful], place: [indoors, in a yard]}
         seeds: 3
 
+A threshold, and the gate on the score, may be FILE:CLASS of `foley calibrate`: thresholds.yaml:dog_bark, beside the plan.
 Each prompt is multiplied by the lists whose names it has in braces, then by the seeds: 2 * 3 + 4 * 3 clips here.
 """
 
@@ -32,6 +33,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from foley_ray.config import MAX_SEED, ClipSettings, Settings, describe
 from foley_ray.errors import ConfigError
 from foley_ray.library.ucs import Format, folder, lookup, stems
+from foley_ray.thresholds import resolve
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -171,6 +173,7 @@ def load_plan(path: Path) -> Plan:
         raise ConfigError(f"cannot read plan {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"plan {path} must hold key: value lines, not a {type(content).__name__}")
+    resolve(content, path.parent)
     try:
         return Plan.model_validate(content)
     except ValidationError as error:

@@ -1,107 +1,13 @@
-"""The web page in a real browser: headless Chromium, driven over its DevTools protocol. Skipped where none is installed.
+"""The web page in a real browser (tests/helpers/browser.py). Skipped where none is installed."""
 
-With FOLEY_SCREENSHOTS=FOLDER it leaves pictures of what it saw.
-"""
-
-import asyncio
-import base64
-import json
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
+from browser import CHROMIUM, DESKTOP, PHONE, Page, visit
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-DESKTOP, PHONE = (1280, 860), (390, 844)
-
-
-class Page:
-    """One tab."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse):
-        self.socket = socket
-        self.calls = 0
-        self.problems: list[str] = []
-
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.calls += 1
-        await self.socket.send_json({"id": self.calls, "method": method, "params": params})
-        while True:
-            message = await self.socket.receive_json(timeout=60)
-            if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.problems.append(json.dumps(message["params"]))
-            if message.get("id") == self.calls:
-                return dict(message["result"])
-
-    async def run(self, script: str) -> Any:
-        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
-
-    async def until(self, script: str, timeout_s: float = 180) -> None:
-        async with asyncio.timeout(timeout_s):
-            while not await self.run(script):
-                await asyncio.sleep(0.1)
-
-    async def key(self, key: str, **more: Any) -> None:
-        for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key=key, **more)
-
-    async def picture(self, name: str) -> None:
-        if folder := os.environ.get("FOLEY_SCREENSHOTS"):
-            data = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
-            Path(folder, f"{name}.png").write_bytes(base64.b64decode(data["data"]))
-
-
-@asynccontextmanager
-async def opened(url: str, size: tuple[int, int], profile: Path) -> AsyncIterator[Page]:
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
-    browser = subprocess.Popen([str(CHROMIUM), *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port_file = profile / "DevToolsActivePort"
-        async with asyncio.timeout(60):
-            while not port_file.exists() or not port_file.read_text().strip():
-                await asyncio.sleep(0.1)
-        port = port_file.read_text().split()[0]
-        async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                tab = next(item for item in await answer.json() if item["type"] == "page")
-            async with session.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                page = Page(socket)
-                for domain in ("Runtime", "Log", "Page"):
-                    await page.call(f"{domain}.enable")
-                width, height = size
-                mobile = size == PHONE
-                await page.call(
-                    "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-                )
-                await page.call("Page.navigate", url=url)
-                await page.until(
-                    "document.readyState === 'complete' && document.getElementById('about')?.textContent.includes('model')"
-                )
-                yield page
-    finally:
-        browser.terminate()
-        browser.wait()
-
-
-def visit(url: str, size: tuple[int, int], profile: Path, scene: Callable[[Page], Awaitable[None]]) -> None:
-    async def play() -> None:
-        async with opened(url, size, profile) as page:
-            await scene(page)
-            assert page.problems == []
-            assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "it scrolls sideways"
-
-    asyncio.run(play())
-
+READY_PAGE = "document.getElementById('about')?.textContent.includes('model')"
 
 SET = "for (const [id, value] of Object.entries({settings})) document.getElementById(id).value = value; "
 READY = "document.querySelectorAll('.candidate').length === 3"
@@ -126,7 +32,7 @@ def test_from_a_prompt_to_ranked_sounds_by_keyboard_alone(service: str, tmp_path
         assert await page.run("document.querySelector('#history li').textContent") == "a dog barkseed 7 · 3 candidates · 0.5 s"
         await page.picture("desktop")
 
-    visit(service, DESKTOP, tmp_path, scene)
+    visit(service, DESKTOP, tmp_path, scene, READY_PAGE)
 
 
 def test_on_a_phone_with_an_error_and_a_cancelled_request(service: str, tmp_path: Path) -> None:
@@ -143,4 +49,4 @@ def test_on_a_phone_with_an_error_and_a_cancelled_request(service: str, tmp_path
         page.problems = [problem for problem in page.problems if "400 (Bad Request)" not in problem]  # the one provoked above
         await page.picture("phone")
 
-    visit(service, PHONE, tmp_path, scene)
+    visit(service, PHONE, tmp_path, scene, READY_PAGE)
