@@ -1,0 +1,138 @@
+"""What the questions of jobs/experiments share: a pool judged by a classifier that did not select, and answers as files.
+
+    OUT/NAME.json   the table as numbers      OUT/NAME.md   the table to read      OUT/NAME.png   the plot
+
+Shapes: N candidates of one class, D values of the classifier's space.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from foley_ray.audio.files import replacing
+from foley_ray.config import MAX_SEED, Settings
+from foley_ray.errors import ConfigError, DataError
+from foley_ray.evaluation import metrics
+from foley_ray.evaluation.classifier import Classifier
+from foley_ray.evaluation.pool import Candidates, Pool
+from foley_ray.evaluation.recordings import clips, read_recordings
+from foley_ray.evaluation.score import Real
+
+
+class QuestionJob(Settings):
+    """Any question: what it reads and where its answer goes."""
+
+    pool: Path = Field(description="of jobs/experiments/candidates.py")
+    other_pool: Path | None = Field(None, description="the same without the tuning layer, where a question compares the two")
+    data: Path = Field(description="dataset of real recordings")
+    classifier: Path = Field(description="classifier folder of `foley score`, trained on that dataset")
+    model: Path | None = Field(None, description="model folder; the shipped one when absent")
+    out: Path
+    draws: int = Field(50, ge=1, description="resamples of the pool")
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+
+
+@dataclass(frozen=True)
+class JudgedClass:
+    """One class of a pool, heard by the judge, beside real clips."""
+
+    candidates: Candidates
+    judge_ND: np.ndarray
+    right_N: np.ndarray
+    """Whether the judge takes a candidate for its class."""
+    real_ND: np.ndarray
+    """Real clips in the same space: held-out ones, or all where few are held out."""
+    real: Real
+
+
+def judged(pool_folder: Path, data: Path, classifier: Path) -> dict[str, JudgedClass]:
+    """Every class of a pool. Raises DataError or ModelError if pool, dataset and classifier do not fit each other."""
+    pool, judge = Pool.load(pool_folder), Classifier.load(classifier)
+    if pool.sample_rate_hz != judge.spec.sample_rate_hz:
+        raise DataError(f"the pool is at {pool.sample_rate_hz} Hz, the classifier hears at {judge.spec.sample_rate_hz} Hz")
+    strange = [name for name in pool.classes if name not in judge.info.judged]
+    if strange:
+        raise DataError(f"the classifier does not judge {', '.join(strange)}; it judges {', '.join(judge.info.judged)}")
+    rows = read_recordings(data, judge.spec, pool.classes)
+    found = {}
+    for name, candidates in pool.classes.items():
+        wave_NT = clips(list(candidates.wave_NT), judge.spec)
+        real = Real.of([row for row in rows if row.class_name == name], judge.spec)
+        found[name] = JudgedClass(
+            candidates, judge.embed(wave_NT), judge.predict(wave_NT)[0] == name, judge.embed(real.reference()), real
+        )
+    return found
+
+
+def measures(classes: Mapping[str, JudgedClass], chosen: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """One draw's chosen rows of each class: CLAP score, accuracy and diversity as means of classes, FAD of all together."""
+    picked = {name: np.asarray(rows).ravel() for name, rows in chosen.items()}
+    return {
+        "CLAP score": float(np.mean([classes[name].candidates.score_N[rows].mean() for name, rows in picked.items()])),
+        "accuracy": float(np.mean([classes[name].right_N[rows].mean() for name, rows in picked.items()])),
+        "FAD": metrics.fad(
+            np.concatenate([classes[name].real_ND for name in picked]),
+            np.concatenate([classes[name].judge_ND[rows] for name, rows in picked.items()]),
+        ),
+        "diversity": float(np.mean([metrics.diversity(classes[name].judge_ND[rows]) for name, rows in picked.items()])),
+    }
+
+
+def resampled(
+    draw: Callable[[np.random.Generator], Mapping[str, np.ndarray]], classes: Mapping[str, JudgedClass], job: QuestionJob
+) -> dict[str, list[float]]:
+    """Mean, 2.5 and 97.5 per cent of each measure over draws: the chance in what was drawn, not in which clips are real."""
+    rng = np.random.default_rng(job.seed)
+    found = [measures(classes, draw(rng)) for _ in range(job.draws)]
+    return {key: [float(np.mean(x)), *map(float, np.percentile(x, [2.5, 97.5]))]
+            for key in found[0] for x in [[item[key] for item in found]]}  # fmt: skip
+
+
+def write_answer(out: Path, name: str, asked: str, rows: Sequence[Mapping[str, Any]], plotted: Sequence[str], x: str) -> str:
+    """All three files; returns the table as Markdown. A value is a number, a word, or [mean, low, high].
+
+    The plot has a panel per column in `plotted`, with the rows along column `x`. Raises ConfigError for no rows.
+    """
+    if not rows:
+        raise ConfigError(f"{name}: nothing was measured")
+    keys = list(rows[0])
+    lines = [f"# {asked}", "", "| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
+    lines += ["| " + " | ".join(_cell(row[key]) for key in keys) + " |" for row in rows]
+    text = "\n".join(lines) + "\n"
+    _plot(out / f"{name}.png", rows, plotted, x)
+    for suffix, content in (("md", text), ("json", json.dumps({"asked": asked, "rows": rows}, indent=1) + "\n")):
+        with replacing(out / f"{name}.{suffix}") as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return text
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
+    return str(value)
+
+
+def _plot(path: Path, rows: Sequence[Mapping[str, Any]], plotted: Sequence[str], x: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(plotted), 3.2), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    places = range(len(rows))
+    for index, key in enumerate(plotted):
+        axes = figure.add_subplot(1, len(plotted), index + 1)
+        values = np.array([row[key] if isinstance(row[key], Sequence) else [row[key]] * 3 for row in rows], dtype=float)
+        scatter = np.abs(values[:, 1:] - values[:, :1]).T
+        axes.errorbar(places, values[:, 0], yerr=scatter, fmt="o-" if len(rows) < 12 else "o", capsize=3, linewidth=1)
+        axes.set_xticks(places, [str(row[x])[:28] for row in rows], rotation=35, ha="right", fontsize=7)
+        axes.set_title(key, fontsize=9)
+        axes.tick_params(axis="y", labelsize=7)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
