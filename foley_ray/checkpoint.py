@@ -71,6 +71,17 @@ class ModelInfo(BaseModel):
         known["parts"] = {name: part.digest for name, part in sorted(self.parts.items())}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def can_rank(self) -> bool:
+        """Whether its CLAP hears; a text tower alone conditions the diffusion model, but scores nothing."""
+        return not isinstance(self.model.clap, RobertaClapConfig) or self.model.clap.hears
+
+    def require_ranker(self, task: str) -> Self:
+        """The same; raises ModelError if it cannot rank."""
+        if isinstance(self.model.clap, RobertaClapConfig):
+            self.model.clap.require_hearing(task)
+        return self
+
     def with_part(self, name: Part, part: PartInfo, **changes: Any) -> Self:
         """The same with one part added or replaced."""
         return self.model_copy(update={"parts": {**self.parts, name: part}, **changes})
@@ -100,6 +111,8 @@ def read_info(folder: Path, needs: Sequence[Part] = ()) -> ModelInfo:
     path = folder / INFO_FILE
     if not folder.is_dir():
         raise ModelError(f"no model folder at {folder}; give the folder that `foley train` or `foley assemble` wrote")
+    if not path.is_file() and (folder / "model_index.json").is_file():
+        raise ModelError(f"{folder} is a folder of diffusers'; convert it once: foley import {folder} --out MODEL")
     if not path.is_file():
         found = ", ".join(sorted(item.name for item in folder.iterdir())[:6]) or "nothing"
         raise ModelError(f"{folder} is no model folder: it has no {INFO_FILE} (it holds: {found})")

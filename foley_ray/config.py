@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from foley_ray.errors import ConfigError
+from foley_ray.errors import ConfigError, ModelError
 from foley_ray.spec import MAX_DURATION_S, MIN_DURATION_S, AudioSpec
 
 Task = Literal["clap", "vae", "vocoder", "diffusion", "finetune"]
@@ -63,6 +63,14 @@ class RobertaClapConfig(Settings):
     mel_bands: int = 64
     fmin_hz: float = 50
     fmax_hz: float = 14000
+
+    def require_hearing(self, task: str) -> None:
+        """Raise ModelError if there is no audio tower."""
+        if not self.hears:
+            raise ModelError(
+                f"cannot {task}: this model's CLAP is a text tower alone, as diffusers' AudioLDM folders have it, and ranks "
+                "nothing; import again with --clap, the whole CLAP it was made from (or use foley generate --candidates 1)"
+            )
 
 
 class TuningConfig(Settings):

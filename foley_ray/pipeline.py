@@ -41,8 +41,8 @@ class Pipeline:
     def check(self, requests: Sequence[ClipRequest]) -> None:
         """Raise PromptError for the first prompt that cannot be generated, before anything is; ModelError if none can rank."""
         for request in requests:
-            if not self.rank.hears and must_be_ranked(request):
-                self.rank.clap.require_hearing("rank candidates")
+            if must_be_ranked(request):
+                self.info.require_ranker("choose among candidates")
             try:
                 self.condition({"prompt": [request.prompt]})
             except PromptError as error:

@@ -31,6 +31,8 @@ VAE_MARK = "decoder.mid.block_1.conv1.weight"
 WIDE, NARROW_HEAD, WIDE_HEAD = 256, 32, 64
 """The published heads are 32 wide, and 64 in AudioLDM-L with its 256 channels: shapes do not tell."""
 
+CHALLENGE_RATE_HZ = 22050
+
 RESBLOCK = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -60,7 +62,10 @@ def read_audioldm(
     vocoder = vocoder_of(strip(first, "vocoder."), f"the vocoder of {what}")
     vae, vae_section = _vae(first, f"the VAE of {what}")
     raw = averaged(state, what) if ema and any(name.startswith(EMA) for name in state) else strip(state, UNET)
-    audio = audio_of(vocoder, vae).model_copy(update={"clip_s": 10.24})
+    targets = _targets(state)
+    # shapes do not tell the length of a training crop either; the challenge's models are those at 22,050 Hz or with targets
+    challenge = targets is not None or vocoder.config.sampling_rate == CHALLENGE_RATE_HZ
+    audio = audio_of(vocoder, vae).model_copy(update={"clip_s": 4.0 if challenge else 10.24})
     unet, unet_section = _unet(raw, audio, f"the unet of {what}", head_channels)
     clap = read_laion(strip(state, CLAP), tokenizer, f"the CLAP of {what}") if is_laion(state) else None
     parts: dict[Part, Any] = {"unet": unet, "vae": vae, "vocoder": vocoder}
@@ -74,7 +79,7 @@ def read_audioldm(
     if clap is not None:
         parts["clap"], sections["clap"] = clap, clap.config
     scale = float(state["scale_factor"]) if "scale_factor" in state else 1.0
-    return Foreign("AudioLDM checkpoint", parts, sections, scale, _targets(state))
+    return Foreign("AudioLDM checkpoint", parts, sections, scale, targets)
 
 
 def read_vae(state: State, what: str) -> Foreign:

@@ -82,7 +82,7 @@ def import_model(
     out_console.print(f"{out}: model {info.digest} with {', '.join(info.parts)}, from {foreign.format}")
     if foreign.targets is not None:
         out_console.print(f"{out / TARGETS_FILE}: {len(foreign.targets.threshold_N)} target sounds")
-    if "clap" in info.parts and not getattr(info.model.clap, "hears", True):
+    if "clap" in info.parts and not info.can_rank:
         out_console.print("its CLAP is a text tower alone and cannot rank: generate with --candidates 1, or import with --clap")
 
 

@@ -18,7 +18,6 @@ from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info
 from foley_ray.config import PRESETS, Preset, TrainConfig, TuningConfig, override, preset
 from foley_ray.errors import ConfigError, OutputError, SourceError
 from foley_ray.jobfile import CacheJob
-from foley_ray.stages.rank import can_rank
 
 FEWEST = 10
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -65,7 +64,8 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     from foley_ray.training.worker import train
 
     model, out = model_folder(wish.model).resolve(), wish.out.resolve()
-    chosen, settings = plan(wish, read_info(model, needs=("clap", "vae", "unet", "vocoder")))
+    info = read_info(model, needs=("clap", "vae", "unet", "vocoder"))
+    chosen, settings = plan(wish, info)
     check_recordings(wish.recordings, wish.caption)
     dataset, cache = out / "dataset", out / "cache"
     if not (dataset / INFO_FILE).is_file():
@@ -76,7 +76,7 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     if load_info(dataset).rows() < FEWEST:
         raise SourceError(f"{load_info(dataset).rows()} recordings of {wish.recordings} can be used, fewer than {FEWEST}")
     data = dataset
-    if can_rank(read_info(model)):
+    if info.can_rank:
         if not is_cache(cache):
             job = CacheJob(preset=chosen.name, data=dataset, out=cache, init=(model,), variants=wish.variants, gpu=wish.gpu)
             make_cache(job, chosen=chosen)

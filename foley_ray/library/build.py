@@ -70,7 +70,7 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
     """
     started = time.monotonic()
     plan, model = load_plan(job.plan), (job.model or shipped_model()).resolve()
-    info = read_info(model, needs=[name for name in PARTS if name != "tuning"])
+    info = read_info(model, needs=[name for name in PARTS if name != "tuning"]).require_ranker("build a library")
     clips = expand(plan, info.digest)
     store = Store(job.out.absolute())
     with store.locked():

@@ -61,16 +61,8 @@ class RobertaClap(nn.Module):
     @property
     def scale(self) -> Tensor:
         """The contrastive loss's learned inverse temperature, held below 100 as in CLIP."""
-        self.require_hearing("train clap")
+        self.config.require_hearing("train clap")
         return torch.as_tensor(self.net.logit_scale_a).clamp(max=math.log(100)).exp()
-
-    def require_hearing(self, task: str) -> None:
-        """Raise ModelError if there is no audio tower."""
-        if not self.config.hears:
-            raise ModelError(
-                f"cannot {task}: this model's CLAP is a text tower alone, as diffusers' AudioLDM folders have it; import again "
-                "with --clap, a folder or file of the whole CLAP it was made from (or generate with --candidates 1)"
-            )
 
     def text_embed(self, texts: Sequence[str], cut: bool = False) -> Tensor:
         """(B, D) unit embeddings of texts. One of too many tokens is cut with `cut`, else PromptError is raised."""
@@ -88,7 +80,7 @@ class RobertaClap(nn.Module):
 
     def audio_embed(self, wave_BT: Tensor, sample_rate_hz: int) -> Tensor:
         """(B, D) unit embeddings of the first `window_s` seconds; shorter sound is repeated to fill them."""
-        self.require_hearing("rank candidates or embed sound")
+        self.config.require_hearing("embed sound")
         power_BMF = self.mel(fill_window(wave_BT, sample_rate_hz, self.config))
         decibel_BFM = 10 * power_BMF.clamp(min=POWER_FLOOR).log10().transpose(1, 2)
         # (B, 1, F, M), as transformers' feature extractor would hand it over

@@ -51,7 +51,8 @@ def build_app(args: ServeSettings) -> Application:
 
     Raises ModelError if there is no complete model, ConfigError and OutputError for settings that cannot be used.
     """
-    read_info(args.model or shipped_model(), needs=[name for name in PARTS if name != "tuning"])
+    model = read_info(args.model or shipped_model(), needs=[name for name in PARTS if name != "tuning"])
+    model.require_ranker("serve")
     read_keys(args)
     handles: dict[str, Any] = {
         name: serve.deployment(kind, name=kind.__name__, **getattr(args, name).options()).bind(args)

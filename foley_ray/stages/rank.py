@@ -9,9 +9,8 @@ import torch
 
 from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave
 from foley_ray.audio.wave import repeat_to
-from foley_ray.checkpoint import ModelInfo, load_part, read_info
+from foley_ray.checkpoint import load_part, read_info
 from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CLIP_ID, SCORE, TARGET, WAVE, Batch, require
-from foley_ray.config import RobertaClapConfig
 from foley_ray.errors import SourceError
 
 MAX_ROWS = 16
@@ -30,13 +29,13 @@ class RankStage:
         self.sample_rate_hz = info.model.audio.sample_rate_hz
         self.window_samples = round(info.model.clap.window_s * self.sample_rate_hz)
         self.clap = load_part(model, "clap").to(self.device)
-        self.hears = can_rank(info)
+        self.info = info
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:
         """Adds embeddings and scores; both are NaN for a clip's only candidate where CLAP has no audio tower."""
         require(batch, self.requires, "rank")
-        if not self.hears and len(set(batch[CLIP_ID.name])) == len(batch[CLIP_ID.name]):
+        if not self.info.can_rank and len(set(batch[CLIP_ID.name])) == len(batch[CLIP_ID.name]):
             unheard = np.full((len(batch[WAVE.name]), self.clap.config.embed_dim), np.nan, dtype=np.float32)
             return {**batch, AUDIO_EMBEDDING.name: unheard, SCORE.name: unheard[:, 0]}
         embedding_BD = self.embed(list(batch[WAVE.name]))
@@ -78,11 +77,6 @@ class RankStage:
         if not paths:
             raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
         return paths, self.embed([read_wave(path, self.sample_rate_hz) for path in paths])
-
-
-def can_rank(info: ModelInfo) -> bool:
-    """Whether the model's CLAP hears: a text tower alone, as in diffusers' AudioLDM folders, conditions but cannot rank."""
-    return not isinstance(info.model.clap, RobertaClapConfig) or info.model.clap.hears
 
 
 def _windows(wave_T: np.ndarray, samples: int) -> np.ndarray:

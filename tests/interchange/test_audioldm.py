@@ -83,6 +83,7 @@ def test_every_weight_arrives_and_the_numbers_are_the_originals(tmp_path: Path) 
     write_model(foreign, tmp_path / "model", preset("large").model, "a.ckpt", "audioldm")
     info = read_info(tmp_path / "model")
     assert info.latent_scale == 1.25
+    assert info.model.audio.latent_shape(info.model.audio.clip_s) == (8, 256, 4)
     assert info.model.unet == UNetConfig(channels=(32, 64, 96), layers_per_block=1, attention_from=1)
     assert info.parts["unet"].made_for == {"vae": info.parts["vae"].digest}
     expected = {name: torch.tensor(values) for name, values in RECORD["outputs"].items()}
@@ -133,6 +134,7 @@ def test_the_challenges_checkpoint_brings_its_clap_and_target_sounds(
     foreign = read_foreign(saved(content, tmp_path), Reading(tokenizer=tokenizer_folder))
     info = write_model(foreign, tmp_path / "model", preset("large").model, "a.ckpt", "audioldm")
     assert set(info.parts) == {"clap", "unet", "vae", "vocoder"}
+    assert info.model.audio.clip_s == 4
     assert info.parts["unet"].made_for == {name: info.parts[name].digest for name in ("clap", "vae")}
     assert foreign.targets is not None
     assert foreign.targets.embedding_ND.shape == (5, 32)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from foley_ray.checkpoint import load_part, read_info
+from foley_ray.checkpoint import assemble, load_part, read_info
 from foley_ray.clip import ClipRequest
 from foley_ray.config import ClipSettings, TrainConfig, preset
 from foley_ray.diffusion.engine import clip_noise
@@ -15,6 +16,8 @@ from foley_ray.interchange.diffusers_folder import export_diffusers
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import read_foreign
 from foley_ray.pipeline import Pipeline
+from foley_ray.serving.app import build_app
+from foley_ray.serving.settings import ServeSettings
 from foley_ray.training.tasks import FinetuneTask
 
 DURATION_S = 0.64  # 16 latent frames of 640 samples at 16 kHz: a multiple of the UNet's stride, which diffusers does not pad to
@@ -87,11 +90,24 @@ def test_what_the_folder_says_becomes_settings(model: Path) -> None:
 def test_a_text_tower_alone_says_so_when_ranking_is_asked(model: Path) -> None:
     pipeline = Pipeline(model)
     three = SETTINGS.model_copy(update={"candidates": 3})
-    with pytest.raises(ModelError, match=r"cannot rank.*--clap"):
+    with pytest.raises(ModelError, match=r"cannot choose among candidates.*text tower alone.*--clap"):
         pipeline.check([ClipRequest("a dog bark", 3, three)])
-    with pytest.raises(ModelError, match=r"cannot rank.*text tower alone"):
+    with pytest.raises(ModelError, match=r"cannot embed sound.*text tower alone"):
         next(pipeline.generate([ClipRequest("a dog bark", 3, three)]))
+    with pytest.raises(ModelError, match=r"cannot serve.*text tower alone"):
+        build_app(ServeSettings(model=model))
     pipeline.check([ClipRequest("a dog bark", 3, SETTINGS)])
+
+
+def test_at_half_precision_it_is_still_itself(model: Path, tmp_path: Path) -> None:
+    assemble([model], tmp_path / "half", half=True)
+    difference_T = ours(tmp_path / "half") - ours(model)
+    assert 0 < np.abs(difference_T).mean() < 0.02
+
+
+def test_unconverted_it_says_how_to_convert_it(audioldm_folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"folder of diffusers'; convert it once: foley import"):
+        Pipeline(audioldm_folder)
 
 
 def test_with_its_whole_clap_it_ranks_and_sounds_the_same(
@@ -197,6 +213,21 @@ def test_truncated_weights_are_refused(audioldm_folder: Path, tmp_path: Path, pa
     path = next((folder / part).glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="cannot be loaded"):
+        read_foreign(folder)
+
+
+def test_older_folders_of_bin_files(audioldm_folder: Path, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(audioldm_folder, folder)
+    for part in ("unet", "vae", "vocoder", "text_encoder"):
+        path = next((folder / part).glob("*.safetensors"))
+        name = "pytorch_model.bin" if path.name == "model.safetensors" else path.with_suffix(".bin").name
+        torch.save(load_file(path), path.with_name(name))
+        path.unlink()
+    digests = {name: part.digest for name, part in read_info(imported(folder, tmp_path / "model")).parts.items()}
+    assert digests == {name: part.digest for name, part in read_info(model).parts.items()}
+    torch.save({"conv_in.weight": print}, folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"unet of .* cannot be loaded"):
         read_foreign(folder)
 
 

@@ -27,8 +27,11 @@ def test_settings_for_few_recordings(tiny_model: Path, tmp_path: Path) -> None:
     assert chosen.model == info.model
     assert (settings.steps, settings.lr, settings.lora_rank) == (3, 1e-5, None)
     assert plan(Wish(tmp_path, tiny_model, tmp_path / "run", lora_rank=4), info)[1].lr == 1e-4
-    none = plan(Wish(tmp_path, tiny_model, tmp_path / "run", tuning=TuningConfig(kind="none")), info)[0]
-    assert none.model.tuning.kind == "none"
+    without = Wish(tmp_path, tiny_model, tmp_path / "run", tuning=TuningConfig(kind="none"))
+    with pytest.raises(ConfigError, match="has a tuning layer"):
+        plan(without, info)
+    bare = info.model_copy(update={"parts": {name: part for name, part in info.parts.items() if name != "tuning"}})
+    assert plan(without, bare)[0].model.tuning.kind == "none"
     with pytest.raises(ConfigError, match="stepps: no such setting"):
         plan(Wish(tmp_path, tiny_model, tmp_path / "run", settings={"stepps": 3}), info)
 
