@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_hifigan import authors_names, generator
 from test_laion import laion_clap
 
 from foley_ray.checkpoint import load_part, read_info
 from foley_ray.config import UNetConfig, preset
+from foley_ray.diffusion.engine import SampleRequest, StepEngine
+from foley_ray.diffusion.schedule import Schedule
 from foley_ray.errors import ModelError
 from foley_ray.interchange.audioldm import EMA, UNET
 from foley_ray.interchange.foreign import TARGETS_FILE, write_model
@@ -67,7 +68,8 @@ def checkpoint(averaged: bool = True) -> dict[str, Any]:
         state |= {f"{EMA}diffusion_model{name.replace('.', '')}": value for name, value in unet.items()}
         state |= {f"{EMA}decay": torch.tensor(0.9999), f"{EMA}num_updates": torch.tensor(9)}
     state |= {f"first_stage_model.{name}": drawn(name, shape) for name, shape in RECORD["vae"].items()}
-    state |= {f"first_stage_model.vocoder.{name}": value for name, value in authors_names(generator()).items()}
+    vocoder = {f"vocoder.{name}": shape for name, shape in RECORD["vocoder"].items()}
+    state |= {f"first_stage_model.{name}": drawn(name, shape) for name, shape in vocoder.items()}
     state |= {"scale_factor": torch.tensor(1.25), "betas": torch.zeros(1000), "logvar": torch.zeros(1000)}
     return {"state_dict": state, "epoch": 3, "global_step": 100, "pytorch-lightning_version": "1.9.0"}
 
@@ -94,6 +96,16 @@ def test_every_weight_arrives_and_the_numbers_are_the_originals(tmp_path: Path) 
     vae = load_part(tmp_path / "model", "vae")
     torch.testing.assert_close(some(encode(vae, given("mel", 1, 16, 16)).mean), expected["encoder"], atol=1e-4, rtol=0)
     torch.testing.assert_close(some(decode(vae, given("latents", 1, 8, 4, 4))), expected["decoder"], atol=1e-4, rtol=0)
+
+    # and all of it together: the package's DDIM, 5 steps with guidance, from our noise
+    engine = StepEngine(denoise, Schedule.from_config(info.model.diffusion), "epsilon", given("null", 32))
+    request = SampleRequest(given("condition", 32), 3, 0, 5, 2.5, "ddim", (8, 16, 4))
+    latent = torch.from_numpy(engine.run([request])[0])
+    torch.testing.assert_close(some(latent), expected["latent"], atol=1e-3, rtol=1e-4)  # a random network's reach tens
+    vocoder = load_part(tmp_path / "model", "vocoder")
+    wave_T = vocoder(decode(vae, latent[None] / info.latent_scale))[0]
+    assert wave_T.std() > 0.05
+    torch.testing.assert_close(some(wave_T), expected["wave"], atol=1e-4, rtol=0)
 
 
 def test_the_record_is_the_packages() -> None:
