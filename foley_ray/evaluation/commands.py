@@ -213,7 +213,9 @@ def calibrate(
 
     found = find_set(reference, split)  # type: ignore[arg-type]
     wordings = _wordings(found, prompts)
-    found = _chosen(found, classes or [name for name in found.places if name in wordings], None, None)
+    wide = [name for name, places in found.places.items() if name in wordings and len(places) >= scale.MIN_CLIPS]
+    thin = [] if classes else [name for name in found.places if name not in wide]
+    found = _chosen(found, classes or wide, None, None)
     model = clap or shipped_model()
     ears = Ears(model, None, seconds)
     heard = hear(found, ears, (model.resolve(), None, seconds), workers)
@@ -221,6 +223,8 @@ def calibrate(
     numbers = scale.calibrate({name: item.clap_ND for name, item in heard.items()}, texts, quantile)
     digest = read_info(model).parts["clap"].digest
     notes = [f"foley calibrate: {found.where} ({', '.join(filter(None, (found.kind, found.note)))}), {how(ears.spec)}"]
+    if thin:
+        notes.append(f"left out, without wordings or with fewer than {scale.MIN_CLIPS} clips: {', '.join(thin)}")
     with replacing(out) as temporary:
         temporary.write_text(scale.as_yaml(numbers, digest, quantile, notes), encoding="utf-8")
     _console().print(out.read_text(encoding="utf-8").rstrip())

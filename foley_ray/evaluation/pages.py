@@ -49,7 +49,7 @@ def report_page(report: Numbers, real: Mapping[str, Heard], made: Mapping[str, H
     for key in KEYS:
         if key in report["mean"]:
             metric = table.METRICS[key]
-            body.append(f"<dt>{metric.title} ({metric.better} is better)</dt><dd>{escape(metric.meaning)}.</dd>")
+            body.append(f"<dt>{metric.title} (better: {metric.better})</dt><dd>{escape(metric.meaning)}.</dd>")
     body.append("</dl>")
     if spec is not None:
         body += ["<h2>Side by side</h2>", *_sounds(real, made, spec)]

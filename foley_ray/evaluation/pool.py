@@ -37,7 +37,7 @@ class PoolJob(Settings):
     out: Path
     prompts: dict[str, tuple[str, ...]] = Field(min_length=1, description="class: [wordings]")
     candidates: int = Field(10, ge=1, le=100, description="of each wording")
-    seed: int = Field(0, ge=0, le=MAX_SEED)
+    seed: int = Field(0, ge=0, le=MAX_SEED // 2, description="of each class's first wording; the next ones count up from it")
     clip: ClipSettings = ClipSettings()
     tuning: bool = Field(True, description="false: condition on CLAP's own text embedding, around the tuning layer")
 
@@ -66,7 +66,8 @@ def make_pool(job: PoolJob, progress: Callable[[str], None] = print) -> None:
     vocode, rank = VocodeStage(model), RankStage(model)
     settings = job.clip.model_copy(update={"candidates": job.candidates, "threshold": None})
     for count, name in enumerate(missing, start=1):
-        requests = [(index, ClipRequest(text, job.seed, settings)) for index, text in enumerate(job.prompts[name])]
+        # a seed for each wording: of equal noise the same candidate would win for all of them
+        requests = [(index, ClipRequest(text, job.seed + index, settings)) for index, text in enumerate(job.prompts[name])]
         batch = condition(draw_batch(requests, 0))
         if not job.tuning:
             batch[CONDITION.name] = batch[TARGET.name]

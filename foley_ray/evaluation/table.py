@@ -130,7 +130,7 @@ def markdown(report: Numbers) -> str:
         if len(rows[0]) > 2:
             lines += [f"## {title}", "", *table_lines(rows), ""]
     lines += [
-        f"- {METRICS[key].title} ({METRICS[key].better} is better): {METRICS[key].meaning}."
+        f"- {METRICS[key].title} (better: {METRICS[key].better}): {METRICS[key].meaning}."
         for key in KEYS
         if key in report["mean"]
     ]
@@ -203,7 +203,7 @@ def comparison_titles(runs: Mapping[str, Numbers]) -> Iterator[tuple[str, Rows]]
     yield "Means over classes", comparison_rows(runs)
     for key in KEYS:
         if any(key in report["mean"] for report in runs.values()):
-            yield f"{METRICS[key].title}, {METRICS[key].better} is better", comparison_rows(runs, key)
+            yield f"{METRICS[key].title}, better: {METRICS[key].better}", comparison_rows(runs, key)
 
 
 def comparison_tables(runs: Mapping[str, Numbers]) -> Iterator[Table]:
