@@ -1,9 +1,13 @@
 """Thresholds of `foley calibrate` wherever a number may stand."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from foley_ray.checkpoint import read_info
+from foley_ray.cli import app
 from foley_ray.errors import ConfigError
 from foley_ray.library.plan import load_plan
 from foley_ray.thresholds import threshold_of
@@ -60,3 +64,21 @@ def test_a_plan_reads_them_beside_itself(folder: Path) -> None:
     (folder / "plan.yaml").write_text(PLAN.replace("yaml:rain", "yaml:snow"))
     with pytest.raises(ConfigError, match="no class snow"):
         load_plan(folder / "plan.yaml")
+
+
+def test_generate_reads_them_and_wants_the_clap_they_were_made_for(folder: Path, tiny_model: Path) -> None:
+    clap = read_info(tiny_model).parts["clap"].digest
+    (folder / "own.yaml").write_text(FILE.replace("clap: abc", f"clap: '{clap}'"))
+    arguments = ["generate", "rain", "--model", tiny_model, "--out", folder / "out", "--duration", 0.5, "--steps", 1]
+
+    def generate(threshold: str) -> str:
+        found = [str(item) for item in (*arguments, "--seed", 1, "--max-redraws", 0, "--threshold", threshold)]
+        return CliRunner().invoke(app, found, catch_exceptions=False).output
+
+    for text, told in (("high", "must be a number"), (f"{folder}/marks/t.yaml:rain", "calibrated for CLAP abc")):
+        with pytest.raises(ConfigError, match=told):
+            generate(text)
+    assert not (folder / "out").exists()
+    assert "score" in generate(f"{folder}/own.yaml:rain")
+    (found,) = (folder / "out").glob("*.json")
+    assert json.loads(found.read_text())["settings"]["threshold"] == -0.02
