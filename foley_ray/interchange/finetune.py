@@ -79,6 +79,7 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     if info.can_rank:
         if not is_cache(cache):
             job = CacheJob(preset=chosen.name, data=dataset, out=cache, init=(model,), variants=wish.variants, gpu=wish.gpu)
+            say(f"computing what {load_info(dataset).rows()} recordings are to the model")
             make_cache(job, chosen=chosen)
         data = cache
     run = Run(
@@ -115,6 +116,8 @@ def check_recordings(folder: Path, caption: str | None) -> None:
     sounds = [path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")]
     if not sounds and not any((folder / name).is_file() for name in METADATA):
         raise SourceError(f"no sound files in {folder}; they are {', '.join(sorted(AUDIO_SUFFIXES))} files")
+    if not any((folder / name).is_file() for name in METADATA) and len(sounds) < FEWEST:
+        raise SourceError(f"{len(sounds)} recordings in {folder}, fewer than {FEWEST}: too few to learn anything but them")
     told = any((folder / name).is_file() for name in METADATA) or any(path.parent != folder for path in sounds)
     if not (told or caption):
         raise SourceError(

@@ -66,7 +66,7 @@ class RobertaClap(nn.Module):
 
     def text_embed(self, texts: Sequence[str], cut: bool = False) -> Tensor:
         """(B, D) unit embeddings of texts. One of too many tokens is cut with `cut`, else PromptError is raised."""
-        rows = self.tokenizer(list(texts))["input_ids"]
+        rows = self.tokenizer(list(texts), verbose=False)["input_ids"]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > self.most_tokens and not cut:
                 raise PromptError(

@@ -226,6 +226,14 @@ def test_older_folders_of_bin_files(audioldm_folder: Path, model: Path, tmp_path
         path.unlink()
     digests = {name: part.digest for name, part in read_info(imported(folder, tmp_path / "model")).parts.items()}
     assert digests == {name: part.digest for name, part in read_info(model).parts.items()}
+    path = folder / "vae" / "diffusion_pytorch_model.bin"  # attention as diffusers named it when AudioLDM was published
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = torch.load(path)
+    for new, old in older.items():
+        state = {name.replace(f"attentions.0.{new}", f"attentions.0.{old}"): value for name, value in state.items()}
+    assert any("query" in name for name in state)
+    torch.save(state, path)
+    assert read_info(imported(folder, tmp_path / "older")).parts["vae"].digest == digests["vae"]
     torch.save({"conv_in.weight": print}, folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelError, match=r"unet of .* cannot be loaded"):
         read_foreign(folder)

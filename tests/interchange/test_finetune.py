@@ -41,7 +41,9 @@ def test_recordings_that_say_nothing_are_refused(tmp_path: Path) -> None:
         check_recordings(tmp_path / "typo", None)
     with pytest.raises(SourceError, match="no sound files"):
         check_recordings(tmp_path, None)
-    folder = recordings(tmp_path / "flat", 1)
+    with pytest.raises(SourceError, match=r"9 recordings in .*, fewer than 10"):
+        check_recordings(recordings(tmp_path / "few", 9), "a dog bark")
+    folder = recordings(tmp_path / "flat")
     with pytest.raises(SourceError, match=r"--caption .*folder per class.*metadata.csv"):
         check_recordings(folder, None)
     check_recordings(folder, "a dog bark")
