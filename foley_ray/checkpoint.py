@@ -111,7 +111,8 @@ def read_info(folder: Path, needs: Sequence[Part] = ()) -> ModelInfo:
     path = folder / INFO_FILE
     if not folder.is_dir():
         raise ModelError(f"no model folder at {folder}; give the folder that `foley train` or `foley assemble` wrote")
-    if not path.is_file() and (folder / "model_index.json").is_file():
+    index = folder / "model_index.json"
+    if not path.is_file() and index.is_file() and "AudioLDMPipeline" in index.read_text():
         raise ModelError(f"{folder} is a folder of diffusers'; convert it once: foley import {folder} --out MODEL")
     if not path.is_file():
         found = ", ".join(sorted(item.name for item in folder.iterdir())[:6]) or "nothing"

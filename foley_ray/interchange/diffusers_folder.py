@@ -32,11 +32,6 @@ PIPELINE = "AudioLDMPipeline"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
-def is_diffusers(folder: Path) -> bool:
-    """Whether a folder is laid out as diffusers' pipelines are, and not one of ours."""
-    return (folder / INDEX_FILE).is_file() and not (folder / "foley.json").is_file()
-
-
 def read_diffusers(folder: Path) -> Foreign:
     """The parts of an AudioLDM folder. Raises ModelError for another pipeline, and for parts that lack weights."""
     index = _json(folder / INDEX_FILE)
