@@ -1,0 +1,79 @@
+"""A head of `ray start` in an environment of its own, and how to run Ray's commands in it."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+BIN = Path(sys.executable).parent
+
+
+def free_port(first: int) -> int:
+    """The next free port; Ray keeps 10002 to 19999 for its workers."""
+    for port in range(first, first + 200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise RuntimeError(f"no free port from {first} on")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where it is, and the environment in which Ray's commands find it."""
+
+    environment: dict[str, str]
+    gcs: int
+    dashboard: int
+    agent: int
+    metrics: int
+
+    def run(self, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
+        """One of Ray's commands, or ours, as a person would run it."""
+        command = [str(BIN / str(words[0])), *map(str, words[1:])]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=560, **options)  # type: ignore[call-overload]
+
+    def where(self, **environment: str) -> Self:
+        """The same head, seen from another environment."""
+        return replace(self, environment={**self.environment, **environment})
+
+
+@contextmanager
+def started(home: Path) -> Iterator[Head]:
+    """With token authentication, in a home that has never seen Ray. Nothing of the user's own Ray is touched."""
+    token = home / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {
+        **keep,
+        "HOME": str(home),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # somebody waits for these; Ray's 15 starves them beside other tests
+    }
+    ports = Head(environment, free_port(6400), free_port(8300), free_port(52400), free_port(8600))
+    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports.gcs}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports.dashboard}", "--num-cpus=6"]
+    command += [f"--dashboard-agent-listen-port={ports.agent}", f"--metrics-export-port={ports.metrics}"]
+    log = (home / "head.log").open("w")
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    environment["RAY_ADDRESS"] = f"http://127.0.0.1:{ports.dashboard}"
+    try:
+        for _ in range(30):  # the port answers seconds before there is an agent to run a job
+            if ports.run("ray", "job", "submit", "--", "true").returncode == 0:
+                break
+            assert process.poll() is None, (home / "head.log").read_text()
+            time.sleep(2)
+        yield ports
+    finally:
+        process.terminate()
+        process.wait(60)
