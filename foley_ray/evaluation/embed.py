@@ -98,7 +98,7 @@ def in_actors(
         batch_size=batch_rows,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
-        num_cpus=1,
+        num_cpus=0.8,  # so that on a single core there is room for what feeds it
     )
     try:
         return list(heard.iter_batches(batch_size=None, batch_format="numpy"))
