@@ -39,6 +39,10 @@ def _place(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and "://" not in value else value
 
 
+def _autoscaled() -> Any:
+    return Field(False, description="the cluster grows by itself: wait for what it lacks now, where else it is refused")
+
+
 class IngestJob(Settings):
     """jobs/ingest.py: recordings -> dataset."""
 
@@ -67,6 +71,7 @@ class TrainJob(Settings):
     captions: Path | None = Field(None, description="YAML of class: [wordings], drawn instead of the rows' captions")
     workers: int | tuple[int, int] = Field(2, description="how many; or [at least, at most], and the run follows the cluster")
     gpu: bool = False
+    autoscaled: bool = _autoscaled()
     max_failures: int = Field(2, ge=0, description="how often dead workers are replaced before the run gives up")
 
     @model_validator(mode="after")
@@ -115,6 +120,7 @@ class GenerateJob(Settings):
     workers: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpu: bool = False
+    autoscaled: bool = _autoscaled()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -157,6 +163,7 @@ class LibraryJob(Settings):
     out: Path = Field(description="library folder; the same folder goes on")
     model: Path | None = Field(None, description="model folder; the shipped one when absent")
     pools: dict[StageName, Pool] = Field({}, description="changes to the actors of the stages")
+    autoscaled: bool = _autoscaled()
     group: int = Field(1, ge=1, description="clips per call of a stage; more fill a GPU, and give sounds of their own last bit")
     threads: int = Field(1, ge=1, description="of each actor; another number gives sounds of another last bit")
     retries: int = Field(1, ge=0, description="how often a clip that fails is tried again before it is listed")

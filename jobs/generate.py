@@ -39,7 +39,8 @@ def main(job: GenerateJob) -> None:
     job = job.model_copy(update={key: value.resolve() for key, value in job if isinstance(value, Path)})
     check_writable(job.out)
     ensure_ray()
-    if job.gpu and ray.cluster_resources().get("GPU", 0) < 1:  # Ray would wait for one in silence, for ever
+    # Ray would wait for one in silence, for ever
+    if job.gpu and not job.autoscaled and ray.cluster_resources().get("GPU", 0) < 1:
         raise ConfigError("gpu = true, but Ray sees no GPU; set gpu: false")
     task = generate_share.options(num_cpus=job.cpus_per_worker, num_gpus=1 if job.gpu else 0)
     for paths in ray.get([task.remote(job, share) for share in range(job.workers)]):

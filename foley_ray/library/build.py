@@ -75,7 +75,8 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
     store = Store(job.out.absolute())
     with store.locked():
         ensure_ray(num_cpus=max(2, os.cpu_count() or 1))  # the pools need more than one to be reserved
-        _check_resources(job)
+        if not job.autoscaled:
+            _check_resources(job)
         quiet_progress()
         reused = len(store.draws().keys() & {clip.id for clip in clips})
         deadline = started + plan.budget.hours * 3600 if plan.budget.hours else float("inf")

@@ -67,6 +67,8 @@ class Run:
     workers: int | tuple[int, int] = 2
     """How many, or at least and at most how many: then the run starts with, and grows and shrinks to, what the cluster has."""
     use_gpu: bool = False
+    autoscaled: bool = False
+    """Whether to wait for resources that the cluster does not have yet."""
     max_failures: int = 2
 
     @classmethod
@@ -85,6 +87,7 @@ class Run:
             captions=read_captions(job.captions) if job.captions else {},
             workers=job.workers,
             use_gpu=job.gpu,
+            autoscaled=job.autoscaled,
             max_failures=job.max_failures,
         )
         segment_length(run.model, run.train)  # raises for one that does not fit the crop

@@ -125,6 +125,8 @@ def _own_sigint() -> Iterator[None]:
 
 def _worker_resources(run: Run) -> dict[str, float]:
     """What each worker reserves. Raises ConfigError for more than there is: Ray would wait for it in silence, for ever."""
+    if run.autoscaled:
+        return {"CPU": 1.0} | ({"GPU": 1.0} if run.use_gpu else {})
     there = ray.cluster_resources()
     cores, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
     # the tasks that read the data need their place too, all at once, or a worker would wait for rows for ever

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from ray.util.state import list_actors
 
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
@@ -21,12 +22,13 @@ STEPS = 24
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """A head that works not, and two nodes with a core each for a worker and its readers."""
+    """A head that works not, and nodes with a core each for a worker and its readers."""
     if ray.is_initialized():
         ray.shutdown()
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
     for _ in range(2):
         nodes.add_node(num_cpus=1)
+    # the dashboard is what list_actors asks
     ray.init(address=nodes.address, log_to_driver=False, logging_level="WARNING")
     try:
         yield nodes
@@ -35,7 +37,16 @@ def cluster() -> Iterator[Cluster]:
         nodes.shutdown()
 
 
+def lose_a_training_node(cluster: Cluster) -> None:
+    """Kill a node that a worker trains on, with all its processes."""
+    workers = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+    [socket] = [node["ObjectStoreSocketName"] for node in ray.nodes() if node["NodeID"] == workers[0].node_id]
+    [node] = [node for node in cluster.worker_nodes if node.plasma_store_socket_name == socket]
+    cluster.remove_node(node, allow_graceful=False)
+
+
 def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1)  # a spare
     write_recordings(tmp_path / "recordings", count_per_class=4)
     ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=22_050)
     settings = {"steps": STEPS, "batch_size": 2, "log_every": 1, "checkpoint_every": 4, "adversarial_from": STEPS}
@@ -49,9 +60,8 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp
             back.append(time.monotonic())
         steps.append(int(metrics["step"]))
         if not lost and metrics["step"] >= 10:
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            lose_a_training_node(cluster)
             lost.append(time.monotonic())
-            cluster.add_node(num_cpus=1)
 
     run_job(TrainJob(**content, out=tmp_path / "broken"), lose_a_node)
     assert lost, "the run was over before a node was lost"
@@ -83,7 +93,7 @@ def test_a_run_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster: Clu
 
     def lose_a_node(metrics: dict[str, float]) -> None:
         if not lost and metrics["step"] >= 6:
-            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+            lose_a_training_node(cluster)
             lost.append(int(metrics["step"]))
 
     run_job(TrainJob(**content, out=tmp_path / "run"), lose_a_node)
