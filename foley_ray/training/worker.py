@@ -125,12 +125,15 @@ def _own_sigint() -> Iterator[None]:
 
 def _worker_resources(run: Run) -> dict[str, float]:
     """What each worker reserves. Raises ConfigError for more than there is: Ray would wait for it in silence, for ever."""
+    readers = READERS * READER_CPUS
+    # the tasks that read the data need their place too, all at once, or a worker would wait for rows for ever: also when the
+    # cluster has shrunk to a core for each worker
+    most = 1.0 - readers
     if run.autoscaled:
-        return {"CPU": 1.0} | ({"GPU": 1.0} if run.use_gpu else {})
+        return {"CPU": most} | ({"GPU": 1.0} if run.use_gpu else {})
     there = ray.cluster_resources()
     cores, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
-    # the tasks that read the data need their place too, all at once, or a worker would wait for rows for ever
-    share = min(1.0, int(((cores - 0.1) / run.most_workers - READERS * READER_CPUS) * 100) / 100)
+    share = min(most, int(((cores - 0.1) / run.most_workers - readers) * 100) / 100)
     if share < 0.05:
         raise ConfigError(f"{run.most_workers} workers are too many for {cores:g} cores; give fewer --workers")
     if run.use_gpu and gpus < run.most_workers and isinstance(run.workers, int):
