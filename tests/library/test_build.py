@@ -151,6 +151,7 @@ def test_the_catalogue_is_for_machines_spreadsheets_and_people(unbroken, tiny_mo
         search(library / "none", "a dog", tiny_model)
 
 
+@pytest.mark.soak
 def test_killed_in_the_middle_it_ends_as_if_it_never_was(unbroken, tiny_model: Path, plan_file: Path, tmp_path: Path) -> None:
     """SIGKILL of the building process when two clips are made; what a run leaves under way is put there by hand too."""
     import ray
@@ -217,6 +218,7 @@ def test_a_second_run_makes_nothing_and_a_longer_plan_only_what_is_new(unbroken,
     assert delivered(library) == before
 
 
+@pytest.mark.soak
 def test_full_groups_give_bitwise_the_same_whoever_is_in_them(
     unbroken, tiny_model: Path, plan_file: Path, tmp_path: Path
 ) -> None:
