@@ -96,6 +96,7 @@ def test_a_loss_that_explodes_ends_the_run_with_its_name(place: Path) -> None:
     assert not (place / "runs" / "nan" / "model").exists()
 
 
+@pytest.mark.soak
 def test_a_nan_after_a_checkpoint_leaves_the_run_unfinished(place: Path) -> None:
     """Step 1 is sound and saved; the warm-up's second step is a million times too long and blows the weights up."""
     settings = {"steps": 20, "lr": 1e12, "clip_grad_norm": 1e30, "checkpoint_every": 1, "warmup_steps": 10**6}

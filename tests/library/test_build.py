@@ -178,6 +178,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_never_was(unbroken, tiny_model: P
     assert delivered(library) == delivered(unbroken[0] / "library")
 
 
+@pytest.mark.soak
 def test_when_the_hours_are_over_the_next_run_goes_on(unbroken, tiny_model: Path, plan_file: Path, tmp_path: Path) -> None:
     plan_file.write_text(PLAN + "budget: {hours: 0.000001}\n")
     library = tmp_path / "library"
@@ -202,6 +203,7 @@ def test_the_command_ends_with_a_status_for_the_scheduler(unbroken, tiny_model: 
     assert "7 delivered, 0 made, 8 reused, 1 rejected, 1 failed" in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_a_second_run_makes_nothing_and_a_longer_plan_only_what_is_new(unbroken, tiny_model: Path, plan_file: Path) -> None:
     library = unbroken[0] / "library"
     before, stamps = delivered(library), {path: path.stat().st_mtime_ns for path in library.rglob("*.wav")}

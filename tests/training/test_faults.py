@@ -123,6 +123,7 @@ def test_another_number_of_workers_goes_on_from_the_same_row(place: Path, unbrok
     assert sorted(alone) == sorted(both["0_of_2.jsonl"][4]["rows"] + both["1_of_2.jsonl"][4]["rows"])
 
 
+@pytest.mark.soak
 def test_a_row_damaged_after_ingest_ends_the_run_with_its_name(place: Path, tmp_path: Path) -> None:
     (part,) = (place / "dataset" / "data").glob("*.parquet")
     (tmp_path / "dataset" / "data").mkdir(parents=True)
