@@ -94,9 +94,8 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
             result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         cause = _root_cause(error)
-        if (
-            os.strerror(errno.ENOSPC).lower() in cause.lower() and "OutputError" not in cause
-        ):  # Ray's controller met it, not a worker
+        # met by Ray's controller, not by a worker, which would have named it
+        if os.strerror(errno.ENOSPC).lower() in cause.lower() and "OutputError" not in cause:
             cause = f"OutputError: {_unwritable(run, errno.ENOSPC)}"
         raise TrainingError(f"training {run.task} failed after {run.max_failures} restarts: {cause}") from error
     if result.return_value:

@@ -3,30 +3,19 @@
 import json
 import os
 import secrets
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rayhead import BIN, free_port
 
 from foley_ray.data.procedural import write_recordings
 
 REPOSITORY = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 
 pytestmark = pytest.mark.cluster
-
-
-def free_port(first: int) -> int:
-    """The next free port; Ray keeps 10002 to 19999 for its workers."""
-    for port in range(first, first + 200):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise RuntimeError(f"no free port from {first} on")
 
 
 @pytest.fixture(scope="module")
