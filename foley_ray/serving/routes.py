@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.middleware import Middleware
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from ray.serve.handle import DeploymentHandle
 
 from foley_ray import __version__
@@ -17,6 +18,7 @@ from foley_ray.serving.batchroutes import batch_routes
 from foley_ray.serving.batchstore import Store
 from foley_ray.serving.generation import Generation, Sound
 from foley_ray.serving.guard import Guard, answer, install_handlers
+from foley_ray.serving.reference import describe
 from foley_ray.serving.schemas import ErrorBody, GenerateBody, GenerateResponse, InfoResponse, SoundGenerationBody
 from foley_ray.serving.settings import ServeSettings
 
@@ -29,7 +31,9 @@ def make_api(
     generation: Generation, settings: ServeSettings, keys: tuple[str, ...], batches: DeploymentHandle | None
 ) -> FastAPI:
     """The whole HTTP face as an ASGI application; without `batches` those routes do not exist."""
-    api = FastAPI(
+    api = FastAPIOffline(  # its /docs asks no other host for scripts
+        redoc_url=None,
+        favicon_url="page/icon.svg",
         title="foley_ray",
         version=__version__,
         description="Foley from text. The same request with the same seed gives the same sound.",
@@ -40,11 +44,12 @@ def make_api(
     if batches is not None and settings.data is not None:
         api.include_router(batch_routes(Store(settings.data), batches), responses=ERRORS)
     api.mount("/page", StaticFiles(directory=PAGE))
+    describe(api, settings.limits, keys=bool(keys))
     return api
 
 
 def _generation_routes(generation: Generation) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(tags=["generation"])
 
     @router.get("/", include_in_schema=False)
     async def page() -> FileResponse:

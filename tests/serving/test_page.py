@@ -50,3 +50,14 @@ def test_on_a_phone_with_an_error_and_a_cancelled_request(service: str, tmp_path
         await page.picture("phone")
 
     visit(service, PHONE, tmp_path, scene, READY_PAGE)
+
+
+def test_the_reference_is_whole_without_any_other_host(service: str, tmp_path: Path) -> None:
+    async def scene(page: Page) -> None:
+        fetched = await page.run("performance.getEntriesByType('resource').map((item) => new URL(item.name).origin)")
+        assert set(fetched) == {service}
+        paths = await page.run("[...document.querySelectorAll('.opblock-summary-path')].map((item) => item.dataset.path)")
+        assert {"/v1/audio/generate", "/v1/sound-generation", "/v1/batches/{batch_id}/cancel"} <= set(paths)
+        await page.picture("docs")
+
+    visit(f"{service}/docs", DESKTOP, tmp_path, scene, "document.querySelectorAll('.opblock').length > 0")
