@@ -167,6 +167,7 @@ class LibraryJob(Settings):
     group: int = Field(1, ge=1, description="clips per call of a stage; more fill a GPU, and give sounds of their own last bit")
     threads: int = Field(1, ge=1, description="of each actor; another number gives sounds of another last bit")
     retries: int = Field(1, ge=0, description="how often a clip that fails is tried again before it is listed")
+    prune: bool = Field(False, description="after a run that left nothing to make, drop candidates of clips that left the plan")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

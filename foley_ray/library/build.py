@@ -3,20 +3,17 @@
 A run: make what is missing, one round for the first draw and one for each redraw that a threshold asks for; choose, in plan
 order, over everything that is stored; deliver what is not there yet; catalogue; manifest, last. Every file is whole or absent
 and a function of the plan and the model alone, so a run that was killed anywhere is gone on with by the next.
-
-A clip's numbers must not depend on its batch mates, to the last bit. Therefore a stage sees `group` clips with equal
-settings at a time, and a group that is not full is filled up with copies.
 """
 
 import os
 import pickle
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -24,24 +21,22 @@ from ray.data import ActorPoolStrategy
 
 from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.clip import ClipRequest, draw_batch
-from foley_ray.columns import CLIP_ID, CONDITION, DURATION_S, ETA, GUIDANCE, LATENT, LOOP, SAMPLER, STEPS, Batch, join, split
+from foley_ray.columns import Batch
 from foley_ray.data.cluster import ensure_ray, quiet_progress
-from foley_ray.errors import ConfigError, FoleyError, OutputError, PromptError
-from foley_ray.jobfile import STAGES, LibraryJob, StageName
+from foley_ray.errors import ConfigError, OutputError
+from foley_ray.jobfile import STAGES, LibraryJob
+from foley_ray.library.actors import LastActor, Listener, Meter, StageActor
 from foley_ray.library.catalogue import MANIFEST, Missing, write_catalogue
 from foley_ray.library.choose import choose, most_draws, unsettled
 from foley_ray.library.deliver import Delivery, deliver
 from foley_ray.library.plan import PlannedClip, expand, load_plan
 from foley_ray.library.report import Report, write_report
 from foley_ray.library.store import Store
+from foley_ray.library.targets import Target, find_targets
 
 MAX_BLOCKS = 1000
 """Tasks per stage and round: many enough to spread the work, few enough to keep Ray Data's own cost down."""
 NOT_MADE = "not made yet: the hours of the run were over"
-
-_DONE_WITH: dict[StageName, str] = {"sample": CONDITION.name, "vocode": LATENT.name}
-"""What no later stage needs."""
-_ALIKE = (STEPS, GUIDANCE, SAMPLER, ETA, DURATION_S, LOOP)
 
 
 @dataclass(frozen=True)
@@ -72,6 +67,7 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
     plan, model = load_plan(job.plan), (job.model or shipped_model()).resolve()
     info = read_info(model, needs=[name for name in PARTS if name != "tuning"]).require_ranker("build a library")
     clips = expand(plan, info.digest)
+    targets = find_targets(plan, clips, job.plan.parent)
     store = Store(job.out.absolute())
     with store.locked():
         ensure_ray(num_cpus=max(2, os.cpu_count() or 1))  # the pools need more than one to be reserved
@@ -79,27 +75,46 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
             _check_resources(job)
         quiet_progress()
         reused = len(store.draws().keys() & {clip.id for clip in clips})
+        target_D = _heard(targets, model, info.parts["clap"].digest, job, store)
         deadline = started + plan.budget.hours * 3600 if plan.budget.hours else float("inf")
         tally = _Tally()
         for draw in range(max(most_draws(clip) for clip in clips)):
             draws = store.draws()
-            wanted = [clip for clip in clips if draws.get(clip.id, 0) == draw and unsettled(clip, draw, store)]
+            behind = [clip for clip in clips if draws.get(clip.id, 0) == draw]
+            wanted = [clip for clip in behind if unsettled(clip, draw, store, target_D.get(clip.id))]
             if wanted and not _make(wanted, draw, model, job, store, tally, deadline, on_progress):
                 break
         draws = store.draws()
         made = {id: draws[id] for id in draws.keys() - tally.failed.keys()}
-        choices = choose(clips, made, store)
+        choices = choose(clips, made, store, target_D)
+        rate_hz = info.model.audio.sample_rate_hz
         deliveries = [
-            Delivery.of(plan, choice.clip, choice.candidate, choice.score, info.digest, info.model.audio.sample_rate_hz)
+            Delivery.of(plan, choice.clip, choice.candidate, choice.score, info.digest, rate_hz, targets.get(choice.clip.id))
             for choice in choices
             if choice.gate is None
         ]
         _deliver_all(deliveries, store)
         missing = [Missing(clip, tally.failed.get(clip.id, NOT_MADE)) for clip in clips if clip.id not in made]
-        write_catalogue(plan, info, choices, missing, store)
+        write_catalogue(plan, info, choices, missing, targets, store)
         report = Report.of(plan.library, choices, missing, tally.made, reused, dict(tally.busy_s), _gpu_s(job, tally), started)
         write_report(report, store)
+        if job.prune and report.status == 0:
+            store.prune({clip.id for clip in clips}, {target.sha256 for target in targets.values()})
     return report
+
+
+def _heard(targets: Mapping[str, Target], model: Path, clap: str, job: LibraryJob, store: Store) -> dict[str, np.ndarray]:
+    """Clip id -> its target's CLAP embedding (D,); those that the store has not yet are made on what a rank actor has."""
+    names = {id: f"{clap}-{target.sha256}" for id, target in targets.items()}
+    found = {name: heard_D for name in names.values() if (heard_D := store.embedding(name)) is not None}
+    new = {names[id]: target for id, target in targets.items() if names[id] not in found}
+    if new:
+        pool = job.pools["rank"]
+        listener = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Listener).remote(model, job)
+        for name, target in new.items():
+            found[name] = ray.get(listener.embed.remote(target.read()))
+            store.save_embedding(name, found[name])
+    return {id: found[name] for id, name in names.items()}
 
 
 def _make(
@@ -148,110 +163,6 @@ def _make(
     return done == len(clips)
 
 
-class Meter:
-    """Counts what the stages' actors do, wherever they run."""
-
-    def __init__(self) -> None:
-        self.clips: Counter[str] = Counter()
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def add(self, stage: str, clips: int, seconds: float) -> None:
-        """Some clips have passed a stage."""
-        self.clips[stage] += clips
-        self.seconds[stage] += seconds
-
-    def read(self) -> tuple[dict[str, int], dict[str, float]]:
-        """Clips that have passed, and seconds of work, per stage."""
-        return dict(self.clips), dict(self.seconds)
-
-
-class StageActor:
-    """Ray Data actor around one stage: a work is {"batch": the rows of one clip, "error": why it failed, if it did}."""
-
-    def __init__(self, name: StageName, model: Path, job: LibraryJob, meter: Any):
-        import torch
-
-        from foley_ray.stages.condition import ConditionStage
-        from foley_ray.stages.rank import RankStage
-        from foley_ray.stages.sample import SampleStage
-        from foley_ray.stages.vocode import VocodeStage
-
-        torch.set_num_threads(job.threads)  # the number decides the order of sums, and with it the last bit
-        kinds: dict[StageName, Any] = {
-            "condition": ConditionStage, "sample": SampleStage, "vocode": VocodeStage, "rank": RankStage,
-        }  # fmt: skip
-        self.name, self.group, self.retries, self.meter = name, job.group, job.retries, meter
-        self.stage: Callable[[Batch], Batch] = kinds[name](model, "cuda" if job.pools[name].gpus else "cpu")
-        self.lost_device: type[Exception] = torch.AcceleratorError
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """A table of works to a table of works."""
-        works = self.works(table)
-        return pa.table({"work": pa.array([pickle.dumps(work) for work in works], pa.large_binary())})
-
-    def works(self, table: pa.Table) -> list[dict[str, Any]]:
-        """The works of a table, one stage further."""
-        started = time.perf_counter()
-        works = [pickle.loads(data) for data in table["work"].to_pylist()]
-        alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for work in works:
-            if work["error"] is None:
-                alike.setdefault(_kind(work["batch"]), []).append(work)
-        for kin in alike.values():
-            for start in range(0, len(kin), self.group):
-                self._advance(kin[start : start + self.group])
-        self.meter.add.remote(self.name, len(works), time.perf_counter() - started)
-        return works
-
-    def _advance(self, works: list[dict[str, Any]], tries: int = 0) -> None:
-        """One group through the stage. If it fails each is tried alone, so that a clip's failure is not its mates'."""
-        try:
-            batches = self._run([work["batch"] for work in works])
-        except self.lost_device:
-            raise  # nobody's own failure: the next run goes on from here
-        except Exception as error:
-            if len(works) > 1:
-                for work in works:
-                    self._advance([work])
-            elif tries < self.retries and not isinstance(error, PromptError):
-                self._advance(works, tries + 1)
-            else:
-                works[0]["error"] = f"{self.name}: {error if isinstance(error, FoleyError) else repr(error)}"
-            return
-        for work, batch in zip(works, batches, strict=True):
-            batch.pop(_DONE_WITH.get(self.name, ""), None)
-            work["batch"] = batch
-
-    def _run(self, batches: list[Batch]) -> list[Batch]:
-        """Padded to a whole group."""
-        padded = [*batches, *[batches[-1]] * (self.group - len(batches))]
-        return split(self.stage(join(padded)), [len(batch[CLIP_ID.name]) for batch in padded])[: len(batches)]
-
-
-class LastActor(StageActor):
-    """The last stage also keeps what it ranked: waves go straight to the store, not through another process."""
-
-    def __init__(self, name: StageName, model: Path, job: LibraryJob, meter: Any, library: Path, draw: int):
-        super().__init__(name, model, job, meter)
-        self.store, self.draw = Store(library), draw
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """A table of works to ids, with the reason of a clip that failed, or of a disk that cannot be written.
-
-        The reason is handed on: Ray would dress a raised error up as its own.
-        """
-        rows = []
-        for work in self.works(table):
-            row = {"id": work["batch"][CLIP_ID.name][0], "failed": work["error"] or "", "fatal": ""}
-            if work["error"] is None:
-                try:
-                    self.store.save_draw(row["id"], self.draw, work["batch"])
-                except OSError as error:
-                    row["fatal"] = f"cannot write {self.store.library}: {error.strerror or error}"
-            rows.append(row)
-        return pa.Table.from_pylist(rows)
-
-
 def _deliver_all(deliveries: Sequence[Delivery], store: Store) -> None:
     """Files of everything that is chosen, and of nothing else that this library has delivered before."""
     wanted = {delivery.clip.id: delivery for delivery in deliveries}
@@ -295,11 +206,6 @@ def _dataset(works: Iterable[bytes], rows: int) -> ray.data.Dataset:
 
 def _work(batch: Batch) -> bytes:
     return pickle.dumps({"batch": batch, "error": None})
-
-
-def _kind(batch: Batch) -> tuple[Any, ...]:
-    """What clips must share to be computed together without a look at who else is there."""
-    return (len(batch[CLIP_ID.name]), *(batch[column.name][0] for column in _ALIKE))
 
 
 def _stop_if_full(reason: str) -> None:

@@ -12,9 +12,10 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,14 @@ from foley_ray.errors import DataError, ModelError, OutputError
 from foley_ray.library.choose import Choice
 from foley_ray.library.plan import Plan, PlannedClip
 from foley_ray.library.store import Store
+from foley_ray.library.targets import Target
 from foley_ray.library.ucs import lookup
 
 FORMAT = 1
 MANIFEST, PARQUET, CSV, PAGE = "manifest.json", "catalogue.parquet", "catalogue.csv", "index.html"
+SHOWN = ("file", "catid", "category", "subcategory", "fx_name", "prompt", "keywords", "seed", "score", "target",
+         "passed_threshold", "loop", "duration_s", "integrated_lufs")  # fmt: skip
+"""Columns that the page has."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What a spreadsheet would take a cell that begins with it for."""
 
@@ -41,6 +46,7 @@ SCHEMA = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("candidate", pa.int32(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
+        pa.field("target", pa.string(), nullable=False),  # what the score is a cosine to: "prompt", or a target sound's name
         pa.field("passed_threshold", pa.bool_(), nullable=False),
         pa.field("loop", pa.bool_(), nullable=False),
         pa.field("duration_s", pa.float64(), nullable=False),
@@ -61,21 +67,21 @@ class Missing:
 
 
 def write_catalogue(
-    plan: Plan, info: ModelInfo, choices: Sequence[Choice], missing: Sequence[Missing], store: Store
-) -> None:  # fmt: skip
+    plan: Plan,
+    info: ModelInfo,
+    choices: Sequence[Choice],
+    missing: Sequence[Missing],
+    targets: Mapping[str, Target],
+    store: Store,
+) -> None:
     """All four files from what was chosen and delivered; the same choices give the same bytes."""
-    delivered, rows, pictures = [], [], []
-    for choice in (choice for choice in choices if choice.gate is None):
-        receipt = store.receipt(choice.clip.id)
-        if receipt is None:
-            raise OutputError(f"{store.library} lost the receipt of {choice.clip.stem}: build again")
-        rows.append(_row(choice, receipt, info))
-        pictures.append(receipt["picture"])
-        delivered.append({**rows[-1], "files": receipt["files"], "candidate_scores": choice.scores})
+    kept = [choice for choice in choices if choice.gate is None]
+    rows = [_row(choice, _receipt(choice.clip, store), info, targets.get(choice.clip.id)) for choice in kept]
+    pictures = (_receipt(choice.clip, store)["picture"] for choice in kept)  # a page of thousands is never whole in memory
     for name, data in (
-        (PARQUET, _parquet(rows, [choice.embedding_D for choice in choices if choice.gate is None], info)),
+        (PARQUET, _parquet(rows, kept, info)),
         (CSV, _csv(rows)),
-        (PAGE, _page(plan, rows, pictures)),
+        (PAGE, page(plan, rows, pictures)),
     ):
         store.put(store.library / name, data)
     manifest = {
@@ -87,7 +93,10 @@ def write_catalogue(
         "plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:16],
         "model": {"digest": info.digest, "preset": info.preset, "licences": info.licences},
         "ai_generated": True,
-        "clips": delivered,
+        "clips": [
+            {**row, "files": _receipt(choice.clip, store)["files"], "candidate_scores": choice.scores}
+            for choice, row in zip(kept, rows, strict=True)
+        ],
         "rejected": [
             {**_asked(choice.clip), "gate": choice.gate, "reason": choice.reason, "candidate_scores": choice.scores}
             for choice in choices
@@ -95,7 +104,8 @@ def write_catalogue(
         ],
         "failed": [{**_asked(item.clip), "reason": item.reason} for item in missing],
     }
-    store.put(store.library / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+    written = json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(manifest)
+    store.put(store.library / MANIFEST, (part.encode() for part in chain(written, "\n")))
 
 
 def search(library: Path, words: str, model: Path, count: int = 10) -> list[tuple[float, dict[str, Any]]]:
@@ -132,7 +142,14 @@ def _asked(clip: PlannedClip) -> dict[str, Any]:
     return {"id": clip.id, "name": clip.stem, "catid": clip.catid, "prompt": clip.prompt, "seed": clip.seed}
 
 
-def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo) -> dict[str, Any]:
+def _receipt(clip: PlannedClip, store: Store) -> dict[str, Any]:
+    receipt = store.receipt(clip.id)
+    if receipt is None:
+        raise OutputError(f"{store.library} lost the receipt of {clip.stem}: build again")
+    return receipt
+
+
+def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo, target: Target | None) -> dict[str, Any]:
     clip = choice.clip
     _, category, subcategory = lookup(clip.catid)
     return {
@@ -147,6 +164,7 @@ def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo) -> dict[str, 
         "seed": clip.seed,
         "candidate": choice.candidate,
         "score": choice.score,
+        "target": target.name if target else "prompt",
         "passed_threshold": choice.passed,
         "loop": clip.settings.loop,
         "duration_s": receipt["duration_s"],
@@ -158,9 +176,12 @@ def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo) -> dict[str, 
     }
 
 
-def _parquet(rows: Sequence[dict[str, Any]], embeddings: Sequence[np.ndarray], info: ModelInfo) -> bytes:
+def _parquet(rows: Sequence[dict[str, Any]], choices: Sequence[Choice], info: ModelInfo) -> bytes:
     table = pa.Table.from_pylist(list(rows), SCHEMA)
-    vectors = pa.array([embedding.tolist() for embedding in embeddings], pa.list_(pa.float32()))
+    # numpy's own values: as Python's they would take eight times as much
+    values = np.concatenate([choice.embedding_D for choice in choices] or [np.zeros(0, np.float32)])
+    ends = np.cumsum([0, *(len(choice.embedding_D) for choice in choices)], dtype=np.int32)
+    vectors = pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.float32()))
     table = table.append_column("embedding", vectors).replace_schema_metadata({"clap": info.parts["clap"].digest})
     file = io.BytesIO()
     pq.write_table(table, file, compression="zstd")
@@ -176,11 +197,17 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     return file.getvalue().encode("utf-8-sig")  # with a mark, or a spreadsheet takes it for another encoding
 
 
-def _page(plan: Plan, rows: Sequence[dict[str, Any]], pictures: Sequence[dict[str, str]]) -> bytes:
-    shown = ("file", "catid", "category", "subcategory", "fx_name", "prompt", "keywords", "seed", "score", "loop", "duration_s",
-             "integrated_lufs", "true_peak_dbtp")  # fmt: skip
-    clips = [{**{name: row[name] for name in shown}, **picture} for row, picture in zip(rows, pictures, strict=True)]
-    data = json.dumps({"library": plan.library, "date": plan.date.isoformat(), "clips": clips}, ensure_ascii=False)
-    data = data.replace("<", "\\u003c")  # no text of a plan can end the script that it stands in
-    page = files("foley_ray.library").joinpath("page", "index.html").read_text(encoding="utf-8")
-    return page.replace("__DATA__", data).encode()
+def page(plan: Plan, rows: Iterable[dict[str, Any]], pictures: Iterable[dict[str, str]]) -> Iterator[bytes]:
+    """index.html in parts, from rows of the catalogue and their pictures."""
+    frame = files("foley_ray.library").joinpath("page", "index.html").read_text(encoding="utf-8")
+    before, after = frame.split("__DATA__")
+    about = {"library": plan.library, "date": plan.date.isoformat()}
+    yield f'{before}{_script(about)[:-1]}, "clips": ['.encode()
+    for index, (row, drawn) in enumerate(zip(rows, pictures, strict=True)):
+        yield f"{',' if index else ''}\n{_script({**{name: row[name] for name in SHOWN}, **drawn})}".encode()
+    yield f"]}}{after}".encode()
+
+
+def _script(value: dict[str, Any]) -> str:
+    """JSON to stand in a script, which no text of a plan can end."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

@@ -1,10 +1,12 @@
 """Which candidate of each clip is delivered: the gates, then near-duplicates, in plan order over what is stored.
 
-A pure function of the stored draws and the plan: whatever was killed and made again in whichever order, the choice is the same.
+A pure function of the stored draws, the plan and its targets: whatever was killed and made again in whichever order, the
+choice is the same. Scores are those that the candidates were stored with, cosines to the prompt; a clip with a target sound is
+scored here, against it.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,41 +49,92 @@ def most_draws(clip: PlannedClip) -> int:
     return 1 if clip.settings.threshold is None else 1 + clip.settings.max_redraws
 
 
-def unsettled(clip: PlannedClip, draws: int, store: Store) -> bool:
+def unsettled(clip: PlannedClip, draws: int, store: Store, target_D: np.ndarray | None = None) -> bool:
     """Whether a clip with that many draws needs another one: the rule of `Pipeline.generate`."""
     if draws in (0, most_draws(clip)):
         return draws == 0
-    best = max(float(store.draw(clip.id, draw).score.max()) for draw in range(draws))
-    return not passes(clip.settings, best)
+    return not any(_settles(clip, store.draw(clip.id, draw), target_D) for draw in range(draws))
 
 
-def choose(clips: Sequence[PlannedClip], draws: dict[str, int], store: Store) -> list[Choice]:
-    """A choice for every clip that has been made, in plan order."""
-    delivered: dict[str, list[np.ndarray]] = defaultdict(list)
-    names: dict[str, list[str]] = defaultdict(list)
+def choose(
+    clips: Sequence[PlannedClip], draws: dict[str, int], store: Store, targets: Mapping[str, np.ndarray] | None = None
+) -> list[Choice]:
+    """A choice for every clip that has been made, in plan order; `targets` are embeddings (D,) by clip id."""
+    earlier: dict[str, _Delivered] = defaultdict(_Delivered)
     choices = []
     for clip in clips:
         if clip.id not in draws:
             continue
-        found = [store.draw(clip.id, draw) for draw in range(draws[clip.id])]
-        choice = _choose_one(clip, found, delivered[clip.catid], names[clip.catid])
+        target_D = (targets or {}).get(clip.id)
+        found = _until_settled(clip, draws[clip.id], store, target_D)
+        choice = _choose_one(clip, found, earlier[clip.catid], target_D)
         choices.append(choice)
         if choice.gate is None:
-            delivered[clip.catid].append(choice.embedding_D)
-            names[clip.catid].append(clip.stem)
+            earlier[clip.catid].add(choice.embedding_D, clip.stem)
     return choices
 
 
-def _choose_one(clip: PlannedClip, draws: Sequence[Draw], delivered: Sequence[np.ndarray], names: Sequence[str]) -> Choice:
+def _until_settled(clip: PlannedClip, draws: int, store: Store, target_D: np.ndarray | None) -> list[Draw]:
+    """The draws that an unbroken run would have made: with other targets there may once have been more."""
+    found = []
+    for draw in range(draws):
+        found.append(store.draw(clip.id, draw))
+        if _settles(clip, found[-1], target_D):
+            break
+    return found
+
+
+def _settles(clip: PlannedClip, draw: Draw, target_D: np.ndarray | None) -> bool:
+    return passes(clip.settings, max(_scores(draw, target_D)))
+
+
+def _scores(draw: Draw, target_D: np.ndarray | None) -> list[float]:
+    """Of a draw's candidates, against the prompt or a target sound (D,)."""
+    score_N = draw.score.astype(np.float64) if target_D is None else _cosine(draw.embedding_ND, target_D)
+    return [round(float(score), DIGITS) for score in score_N]
+
+
+def _cosine(embedding_ND: np.ndarray, other_D: np.ndarray) -> np.ndarray:
+    # elementwise and summed, not a matrix product, whose rounding depends on how many rows it has
+    return np.asarray((embedding_ND.astype(np.float64) * other_D).sum(axis=1))
+
+
+class _Delivered:
+    """Embeddings and names of what is delivered of a CatID."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.room_KD = np.empty((0, 0), dtype=np.float32)
+        """Grows twofold: the rows of the names, and room for more."""
+
+    def add(self, embedding_D: np.ndarray, name: str) -> None:
+        count = len(self.names)
+        if count == len(self.room_KD):
+            more_KD = np.empty((max(64, count), len(embedding_D)), dtype=np.float32)
+            self.room_KD = np.concatenate([self.room_KD, more_KD]) if count else more_KD
+        self.room_KD[count] = embedding_D
+        self.names.append(name)
+
+    def nearest(self, embedding_D: np.ndarray) -> tuple[float, str]:
+        """Highest cosine, and whose it is; of equal ones the first."""
+        if not self.names:
+            return -1.0, ""
+        rough_K = self.room_KD[: len(self.names)] @ embedding_D  # tells which ones are worth the exact sum
+        near = np.flatnonzero(rough_K >= rough_K.max() - 1e-4)
+        cosine_K = _cosine(self.room_KD[near], embedding_D).round(DIGITS)
+        best = int(cosine_K.argmax())
+        return float(cosine_K[best]), self.names[near[best]]
+
+
+def _choose_one(clip: PlannedClip, draws: Sequence[Draw], earlier: _Delivered, target_D: np.ndarray | None) -> Choice:
     """The best candidate that passes the gates and is unlike all delivered ones; else the best one's reason."""
     candidates = [(draw, row) for draw in draws for row in range(len(draw.candidate))]
-    scores = tuple(round(float(draw.score[row]), DIGITS) for draw, row in candidates)
-    earlier_KD = np.stack(delivered) if delivered else None
+    scores = tuple(score for draw in draws for score in _scores(draw, target_D))
     refusals = []
     for best in ranked(Candidate(index, score) for index, score in enumerate(scores)):
         draw, row = candidates[best.index]
-        embedding_D = draw.embedding_ND[row]
-        gate, reason = _refused(clip.gates, draw, row, best.score) or _too_similar(clip.gates, embedding_D, earlier_KD, names)
+        embedding_D = draw.embedding_ND[row].copy()  # not a view, which would keep the others' in memory
+        gate, reason = _refused(clip.gates, draw, row, best.score) or _too_similar(clip.gates, embedding_D, earlier)
         if gate is None:
             return Choice(clip, scores, best.index, embedding_D)
         refusals.append(Choice(clip, scores, best.index, embedding_D, gate, reason))
@@ -101,14 +154,10 @@ def _refused(gates: Gates, draw: Draw, row: int, score: float) -> tuple[str, str
     return None
 
 
-def _too_similar(
-    gates: Gates, embedding_D: np.ndarray, earlier_KD: np.ndarray | None, names: Sequence[str]
-) -> tuple[str | None, str]:
-    if gates.similarity is None or earlier_KD is None:
+def _too_similar(gates: Gates, embedding_D: np.ndarray, earlier: _Delivered) -> tuple[str | None, str]:
+    if gates.similarity is None:
         return None, ""
-    # elementwise and summed, not a matrix product, whose rounding depends on how many rows it has
-    cosine_K = (earlier_KD.astype(np.float64) * embedding_D).sum(axis=1).round(DIGITS)
-    nearest = int(cosine_K.argmax())
-    if cosine_K[nearest] <= gates.similarity:
+    cosine, name = earlier.nearest(embedding_D)
+    if not name or cosine <= gates.similarity:
         return None, ""
-    return "similarity", f"it is like {names[nearest]}: cosine {cosine_K[nearest]:.4f}, above {gates.similarity:g}"
+    return "similarity", f"it is like {name}: cosine {cosine:.4f}, above {gates.similarity:g}"

@@ -59,6 +59,27 @@ def build(
 
 
 @library_app.command()
+def prune(
+    plan_files: Annotated[list[Path], typer.Argument(help="every plan whose clips are still wanted, YAML")],
+    out: Annotated[Path, typer.Option(help="library folder")],
+    model: ModelFolder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, remove nothing")] = False,
+) -> None:
+    """Free the disk of stored candidates that no plan refers to any more.
+
+    A library keeps in .foley/made every candidate that was ever made for it, delivered or not, so that a plan can be
+    changed, and changed back, without making a sound anew. Over the nights it grows: prompts that were taken out of the
+    plan, other settings and other models leave theirs behind. This removes those; delivered files, catalogue and history
+    stay. While a run is building the library it ends with an error. Jobs do it themselves with `prune: true`, after each
+    run that left nothing to make.
+    """
+    from foley_ray.library.prune import prune as run
+
+    files, size = run(plan_files, out, model, dry_run)
+    _console().print(f"{out}: {files} files, {size / 1e6:.1f} MB {'would go' if dry_run else 'removed'}")
+
+
+@library_app.command()
 def search(
     words: Annotated[str, typer.Argument(help="what the sound should be")],
     library: Annotated[Path, typer.Option(help="library folder")],

@@ -8,9 +8,10 @@ from typing import Any
 from foley_ray import __version__
 from foley_ray.audio.loudness import RATE_HZ, measure
 from foley_ray.library.broadcast import Description, encode, quantise
-from foley_ray.library.finish import finish, picture
+from foley_ray.library.finish import PICTURE, finish, picture
 from foley_ray.library.plan import Finish, Plan, PlannedClip
 from foley_ray.library.store import Store
+from foley_ray.library.targets import Target
 from foley_ray.library.ucs import Format, lookup
 
 
@@ -28,8 +29,10 @@ class Delivery:
     formats: tuple[Format, ...]
 
     @classmethod
-    def of(cls, plan: Plan, clip: PlannedClip, candidate: int, score: float, model: str, rate_hz: int) -> "Delivery":
-        """The delivery of a chosen candidate."""
+    def of(
+        cls, plan: Plan, clip: PlannedClip, candidate: int, score: float, model: str, rate_hz: int, target: Target | None = None
+    ) -> "Delivery":
+        """The delivery of a chosen candidate; `target` is the sound that it was chosen against, None for the prompt."""
         settings = json.dumps(clip.settings.model_dump(mode="json"), separators=(",", ":"))
         about = Description(
             clip_id=clip.id,
@@ -48,6 +51,7 @@ class Delivery:
                 "SCORE": f"{score:.6f}",
                 "SETTINGS": settings,
                 "MODEL": model,
+                **({"TARGET": f"{target.name} (sha256 {target.sha256})"} if target else {}),
                 "GENERATOR": f"foley_ray {__version__}",
             },
         )
@@ -61,6 +65,7 @@ class Delivery:
             "finish": self.finish.model_dump(),
             "formats": self.formats,
             "rate_hz": self.rate_hz,
+            "picture": PICTURE,
         }
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -8,6 +8,7 @@ from foley_ray.checkpoint import read_info, shipped_model
 from foley_ray.errors import ModelError
 from foley_ray.library.plan import PlannedClip, expand, load_plan
 from foley_ray.library.store import Store
+from foley_ray.library.targets import find_targets
 from foley_ray.library.ucs import lookup
 
 SHOWN = 3
@@ -17,7 +18,11 @@ ROW_STEP_S = {"tiny": 0.002, "default": 0.025}
 
 
 def outline(plan_file: Path, out: Path | None, model: Path | None, all_clips: bool) -> Iterator[str]:
-    """Lines to print. Raises ConfigError for a plan that does not work, ModelError for a model that was given and is none."""
+    """Lines to print.
+
+    Raises ConfigError or SourceError for a plan or its targets that do not work, ModelError for a model that was given and is
+    none.
+    """
     plan = load_plan(plan_file)
     try:
         info = read_info(model or shipped_model())
@@ -26,6 +31,7 @@ def outline(plan_file: Path, out: Path | None, model: Path | None, all_clips: bo
             raise
         info = None
     clips = expand(plan, info.digest if info else "")
+    targets = find_targets(plan, clips, plan_file.parent)
     by_category: dict[str, list[PlannedClip]] = defaultdict(list)
     for clip in clips:
         by_category[clip.catid].append(clip)
@@ -33,7 +39,8 @@ def outline(plan_file: Path, out: Path | None, model: Path | None, all_clips: bo
         _, category, subcategory = lookup(catid)
         yield f"{catid}  {category} / {subcategory}: {len(members)} clips"
         for clip in members if all_clips else members[:SHOWN]:
-            yield f"    {clip.stem}  {clip.prompt!r} seed {clip.seed}"
+            target = f", target {targets[clip.id].name}" if clip.id in targets else ""
+            yield f"    {clip.stem}  {clip.prompt!r} seed {clip.seed}{target}"
         if not all_clips and len(members) > SHOWN:
             yield f"    and {len(members) - SHOWN} more (--all)"
     sound_s = sum(clip.settings.duration_s for clip in clips)

@@ -13,6 +13,8 @@
         seeds: 3
 
 A threshold, and the gate on the score, may be FILE:CLASS of `foley calibrate`: thresholds.yaml:dog_bark, beside the plan.
+A category with `targets: FOLDER` of sound files, or `targets: DATASET:CLASS` of `foley ingest`, is chosen by ear: each of its
+clips against a target of its own instead of the prompt. Scores, thresholds and gates are then cosines to that sound.
 Each prompt is multiplied by the lists whose names it has in braces, then by the seeds: 2 * 3 + 4 * 3 clips here.
 """
 
@@ -83,6 +85,7 @@ class CategoryPlan(Settings):
     vary: dict[str, tuple[Word, ...]] = Field({}, description="lists that multiply the prompts which name them in braces")
     seeds: int | tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(1, description="how many, from 0; or which")
     keywords: tuple[Word, ...] = ()
+    targets: Word | None = Field(None, description="folder of sounds, or DATASET:CLASS; each clip is chosen against its own")
     clip: dict[str, Any] = Field({}, description="changes to the plan's clip settings")
     gates: dict[str, Any] = Field({}, description="changes to the plan's gates")
 
@@ -153,6 +156,8 @@ class PlannedClip:
     settings: ClipSettings
     gates: Gates
     keywords: tuple[str, ...]
+    category: int = 0
+    """Which of the plan's."""
 
     def place(self, format: Format) -> str:
         """Path within the library."""
@@ -195,7 +200,7 @@ def expand(plan: Plan, model_digest: str) -> list[PlannedClip]:
             raise ConfigError(f"the plan has {prompt!r} with seed {seed} twice, as {clips[clip_id].stem} and {stem}")
         keywords = tuple(dict.fromkeys((*plan.keywords, *category.keywords)))
         clips[clip_id] = PlannedClip(
-            clip_id, category.catid, stem, prompt, seed, settings, plan.gates_of(category), keywords
+            clip_id, category.catid, stem, prompt, seed, settings, plan.gates_of(category), keywords, index
         )  # fmt: skip
         places.append(index)
     return [clip for clip, wanted in zip(clips.values(), _within(plan.budget.clips, places), strict=True) if wanted]

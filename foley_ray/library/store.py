@@ -2,6 +2,7 @@
 
     lock               held by the run that builds
     made/ab/ID-0.npz   the candidates of a clip's draw 0: waves, scores, embeddings; whole or absent
+    targets/CLAP-SHA.npy   what CLAP hears in a target sound
     receipts/ID.json   what was delivered of a clip, made of what
     history.jsonl      one line a run
 
@@ -13,7 +14,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +104,12 @@ class Store:
         finally:
             os.close(lock)
 
-    def put(self, path: Path, data: bytes) -> None:
-        """Write a file of the library whole or not at all, also if the power goes."""
+    def put(self, path: Path, data: bytes | Iterable[bytes]) -> None:
+        """Write a file of the library, from its bytes or the parts of them, whole or not at all, also if the power goes."""
         temporary = self.root / "tmp" / uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -140,6 +141,36 @@ class Store:
                 draw += 1
             counts[clip_id] = draw
         return counts
+
+    def embedding(self, name: str) -> np.ndarray | None:
+        """(D,) of a target sound, if it was heard."""
+        try:
+            found: np.ndarray = np.load(self.root / "targets" / f"{name}.npy", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self.root / 'targets' / name}.npy is damaged ({error}): delete it and build again") from None
+        return found
+
+    def save_embedding(self, name: str, embedding_D: np.ndarray) -> None:
+        """Keep what was heard in a target sound."""
+        file = io.BytesIO()
+        np.save(file, embedding_D)
+        self.put(self.root / "targets" / f"{name}.npy", file.getvalue())
+
+    def prune(self, clips: Collection[str], targets: Collection[str], dry: bool = False) -> tuple[int, int]:
+        """Remove the draws of all clips but these ids, and the embeddings of all target sounds but these digests.
+
+        Returns the number of files and of bytes. To be called by who holds the lock; what is delivered stays.
+        """
+        old = [path for path in (self.root / "made").glob("*/*.npz") if path.stem.rpartition("-")[0] not in clips]
+        old += [path for path in (self.root / "targets").glob("*.npy") if path.stem.rpartition("-")[2] not in targets]
+        size = sum(path.stat().st_size for path in old)
+        if not dry:
+            # last draw first: a run that is killed here leaves no draw without those before it
+            for path in sorted(old, key=lambda path: path.name, reverse=True):
+                path.unlink()
+        return len(old), size
 
     def receipt(self, clip_id: str) -> dict[str, Any] | None:
         """What was delivered of a clip, if anything was."""

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from sounds import save, tone
 from wavinfo import WavInfoReader
 
 from foley_ray.checkpoint import read_info
@@ -49,18 +51,28 @@ categories:
     name: Bell
     prompts: [a cow bell, a sheep bell]
     gates: {similarity: -1}
+  - catid: VEHMisc
+    name: Motor
+    prompts: [a motor]
+    seeds: 2
+    targets: motors
   - catid: HMNCough
     name: Cough
     prompts: ["TOOLONG"]
 """.replace("TOOLONG", "a " * 100)
-"""Ten clips: 6 delivered, 1 more after it is like another, 1 that fails."""
+"""Eleven clips: 9 delivered, 1 that is like another, 1 that fails."""
+
+
+def write_plan(folder: Path) -> Path:
+    (folder / "plan.yaml").write_text(PLAN)
+    for index, hz in enumerate((110, 3000)):
+        save(folder / "motors" / f"{index}.wav", tone(hz=hz))
+    return folder / "plan.yaml"
 
 
 @pytest.fixture
 def plan_file(tmp_path: Path) -> Path:
-    path = tmp_path / "plan.yaml"
-    path.write_text(PLAN)
-    return path
+    return write_plan(tmp_path)
 
 
 def delivered(library: Path) -> dict[str, bytes]:
@@ -75,17 +87,17 @@ def delivered(library: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def unbroken(ray_local, tiny_model: Path, tmp_path_factory) -> tuple[Path, Report]:
     folder = tmp_path_factory.mktemp("unbroken")
-    (folder / "plan.yaml").write_text(PLAN)
+    write_plan(folder)
     seen: list = []
     report = build(LibraryJob(plan=folder / "plan.yaml", out=folder / "library", model=tiny_model), seen.append)
     assert seen[-1].stages["rank"] >= seen[-1].stages["keep"] == seen[-1].total == 2  # the redraw of the two loops
-    assert {progress.total for progress in seen} == {9, 2}
+    assert {progress.total for progress in seen} == {11, 2}
     return folder, report
 
 
 def test_the_report_counts_every_clip_once(unbroken) -> None:
     folder, report = unbroken
-    assert (report.delivered, report.made, report.reused) == (7, 8, 0)
+    assert (report.delivered, report.made, report.reused) == (9, 10, 0)
     assert report.rejected == {"similarity": 1}
     assert list(report.rejections) == ["BELLAnml_Bell 02_FRAY_TEST"]
     assert report.rejections["BELLAnml_Bell 02_FRAY_TEST"].startswith("it is like BELLAnml_Bell 01_FRAY_TEST: cosine")
@@ -102,7 +114,7 @@ def test_the_files_say_what_they_are(unbroken, tiny_model: Path) -> None:
     library = unbroken[0] / "library"
     manifest = json.loads((library / "manifest.json").read_text())
     assert {clip["file"] for clip in manifest["clips"]} == {name for name in delivered(library) if name.endswith(".wav")}
-    assert len(manifest["clips"]) == 7
+    assert len(manifest["clips"]) == 9
     for clip in manifest["clips"]:
         found = WavInfoReader(str(library / clip["file"]))
         assert (found.fmt.sample_rate, found.fmt.bits_per_sample) == (48_000, 24)
@@ -112,8 +124,11 @@ def test_the_files_say_what_they_are(unbroken, tiny_model: Path) -> None:
         assert clip["score"] == max(clip["candidate_scores"])
         assert len(clip["candidate_scores"]) == (4 if clip["loop"] else 2)
         assert clip["passed_threshold"] == (not clip["loop"])
+        told = ElementTree.fromstring(found.ixml.source).findtext("USER/TARGET") or "prompt"
+        assert told.startswith(clip["target"])
         assert clip["model"] == read_info(tiny_model).digest
         assert clip["duration_s"] == pytest.approx(len(sf.read(library / clip["file"])[0]) / 48_000, abs=1e-6)
+    assert [clip["target"] for clip in manifest["clips"] if clip["catid"] == "VEHMisc"] == ["0.wav", "1.wav"]
     assert manifest["clips"][0]["file"] == "Animals/ANMLDog_Dog B Angry B 01_FRAY_TEST.wav"
 
 
@@ -122,8 +137,12 @@ def test_the_chosen_wave_is_that_of_the_pipeline(unbroken, tiny_model: Path) -> 
     store, clips = Store(folder / "library"), expand(load_plan(folder / "plan.yaml"), read_info(tiny_model).digest)
     manifest = {clip["id"]: clip for clip in json.loads((folder / "library/manifest.json").read_text())["clips"]}
     wanted = [clip for clip in clips if clip.id in manifest]
-    requests = [ClipRequest(clip.prompt, clip.seed, clip.settings) for clip in wanted]
-    for clip, made in zip(wanted, Pipeline(tiny_model).generate(requests), strict=True):
+    pipeline = Pipeline(tiny_model)
+    target_D = {f"{index}.wav": heard_D for index, heard_D in enumerate(pipeline.rank.embed_folder(folder / "motors")[1])}
+    targets = [target_D.get(manifest[clip.id]["target"]) for clip in wanted]
+    assert sum(target is not None for target in targets) == 2
+    requests = [ClipRequest(clip.prompt, clip.seed, clip.settings, t) for clip, t in zip(wanted, targets, strict=True)]
+    for clip, made in zip(wanted, pipeline.generate(requests), strict=True):
         known = manifest[clip.id]
         np.testing.assert_allclose(known["candidate_scores"], made.scores, atol=1e-4)
         stored_T = store.wave(clip.id, made.candidate, clip.settings.candidates)
@@ -134,7 +153,7 @@ def test_the_chosen_wave_is_that_of_the_pipeline(unbroken, tiny_model: Path) -> 
 def test_the_catalogue_is_for_machines_spreadsheets_and_people(unbroken, tiny_model: Path) -> None:
     library = unbroken[0] / "library"
     table = pq.read_table(library / "catalogue.parquet")
-    assert len(table) == 7
+    assert len(table) == 9
     np.testing.assert_allclose(np.linalg.norm(np.stack(table["embedding"].to_numpy()), axis=1), 1, atol=1e-5)
     with (library / "catalogue.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -174,7 +193,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_never_was(unbroken, tiny_model: P
     (library / ".foley/tmp/half").write_bytes(b"RIFF")
     report = build(job)
     assert report.reused >= 2
-    assert report.delivered == 7
+    assert report.delivered == 9
     assert delivered(library) == delivered(unbroken[0] / "library")
 
 
@@ -183,7 +202,7 @@ def test_when_the_hours_are_over_the_next_run_goes_on(unbroken, tiny_model: Path
     plan_file.write_text(PLAN + "budget: {hours: 0.000001}\n")
     library = tmp_path / "library"
     report = build(LibraryJob(plan=plan_file, out=library, model=tiny_model))
-    assert 1 <= report.made + report.reused < 8
+    assert 1 <= report.made + report.reused < 10
     assert "not made yet: the hours of the run were over" in report.failed.values()
     assert report.status == TRY_AGAIN
     plan_file.write_text(PLAN)
@@ -200,7 +219,7 @@ def test_the_command_ends_with_a_status_for_the_scheduler(unbroken, tiny_model: 
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == TRY_AGAIN
-    assert "7 delivered, 0 made, 8 reused, 1 rejected, 1 failed" in capsys.readouterr().out
+    assert "9 delivered, 0 made, 10 reused, 1 rejected, 1 failed" in capsys.readouterr().out
 
 
 @pytest.mark.soak
@@ -212,11 +231,11 @@ def test_a_second_run_makes_nothing_and_a_longer_plan_only_what_is_new(unbroken,
     )
     plan_file.write_text(changed.replace("[rain on leaves]", "[rain on leaves]\n    keywords: [wet]"))
     report = build(LibraryJob(plan=plan_file, out=library, model=tiny_model))
-    assert (report.made, report.reused, report.delivered) == (1, 8, 8)
+    assert (report.made, report.reused, report.delivered) == (1, 10, 10)
     assert {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp} == set((library / "Rain").iterdir())
     plan_file.write_text(PLAN)  # and back: what the plan no longer has goes away
     report = build(LibraryJob(plan=plan_file, out=library, model=tiny_model))
-    assert (report.made, report.reused) == (0, 8)
+    assert (report.made, report.reused) == (0, 10)
     assert delivered(library) == before
 
 

@@ -44,6 +44,47 @@ def sound(peak: float = 0.5, dc: float = 0.0) -> np.ndarray:
     return (peak * np.sin(np.arange(1000)) + dc).astype(np.float32)
 
 
+def test_a_target_sound_decides_instead_of_the_prompt(store: Store) -> None:
+    one, two = clip(0, threshold=0.95, max_redraws=1), clip(1)
+    for each in (one, two):
+        save(store, each, [sound(), sound()], [0.99, 0.1], [0, 1])
+    targets = {one.id: unit(0.9), two.id: unit(2.0)}
+    assert not unsettled(one, 1, store)
+    assert not unsettled(one, 1, store, targets[one.id])
+    first, second = choose([one, two], store.draws(), store, targets)
+    assert (first.candidate, first.passed) == (1, True)
+    assert first.scores == tuple(round(float(np.cos(0.9 - angle)), 6) for angle in (0, 1))
+    assert (second.candidate, second.scores[1]) == (1, round(float(np.cos(1)), 6))
+    assert unsettled(one, 1, store, unit(2.0))
+
+
+def test_draws_that_other_targets_once_asked_for_count_no_more(store: Store) -> None:
+    one = clip(0, threshold=0.95, max_redraws=1)
+    save(store, one, [sound(), sound()], [0.5, 0.5], [0, 1])
+    save(store, one, [sound(), sound()], [0.5, 0.5], [0.9, 2], draw=1)
+    (found,) = choose([one], store.draws(), store, {one.id: unit(0.95)})
+    assert (found.candidate, len(found.scores)) == (1, 2)  # 2 would be nearer, but an unbroken run never made it
+    (found,) = choose([one], store.draws(), store, {one.id: unit(2)})
+    assert (found.candidate, len(found.scores)) == (3, 4)
+
+
+def test_among_many_the_nearest_is_found_as_by_the_slow_way(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    clips = [clip(index, gates=Gates(similarity=0.9999)) for index in range(150)]
+    angles = rng.uniform(0, 2 * np.pi, len(clips))
+    for one, angle in zip(clips, angles, strict=True):
+        save(store, one, [sound(), sound()], [0.9, 0.9], [angle, angle])
+    kept: list[int] = []
+    for choice, index in zip(chosen(store, *clips), range(len(clips)), strict=True):
+        cosines = [round(float((unit(angles[index]).astype(np.float64) * unit(angles[other])).sum()), 6) for other in kept]
+        if cosines and max(cosines) > 0.9999:
+            assert f"like {clips[kept[cosines.index(max(cosines))]].stem}:" in choice.reason
+        else:
+            assert choice.gate is None
+            kept.append(index)
+    assert 64 < len(kept) < len(clips)
+
+
 def chosen(store: Store, *clips: PlannedClip) -> list[Choice]:
     return choose(clips, store.draws(), store)
 

@@ -53,12 +53,13 @@ def test_a_resampled_loop_has_no_seam() -> None:
     np.testing.assert_allclose(out_T, gain * ideal_T, atol=1e-3)
 
 
-def test_a_picture_has_a_byte_a_cell() -> None:
+def test_a_picture_has_a_byte_a_frame_and_half_a_byte_a_cell() -> None:
     import base64
 
     shown = {name: base64.b64decode(text) for name, text in picture(burst(RATE_HZ).astype(np.float64)).items()}
     assert len(shown["peaks"]) == PICTURE_FRAMES
-    assert len(shown["levels"]) == PICTURE_FRAMES * PICTURE_BANDS
-    levels_FM = np.frombuffer(shown["levels"], np.uint8).reshape(PICTURE_FRAMES, PICTURE_BANDS)
-    assert levels_FM.max() == 255
+    assert len(shown["levels"]) == PICTURE_FRAMES * PICTURE_BANDS // 2
+    pairs_FM = np.frombuffer(shown["levels"], np.uint8).reshape(PICTURE_FRAMES, PICTURE_BANDS // 2)
+    levels_FM = np.stack([pairs_FM >> 4, pairs_FM & 15], axis=2).reshape(PICTURE_FRAMES, PICTURE_BANDS)
+    assert levels_FM.max() == 15
     assert levels_FM[:10].max() == 0

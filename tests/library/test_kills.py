@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sounds import save, tone
 
 PLAN = """\
 library: Kills
@@ -19,6 +20,7 @@ gates: {silence_dbfs: null, clipped: null, dc: null, similarity: 0.9999}
 categories:
   - {catid: RAIN, name: Rain, prompts: [rain on leaves], seeds: 30, clip: {loop: true}}
   - {catid: ANMLDog, name: Dog, prompts: [a dog barks], seeds: 30}
+  - {catid: VEHMisc, name: Motor, prompts: [a motor], seeds: 6, targets: motors}
 """
 
 
@@ -33,6 +35,8 @@ def delivered(library: Path) -> dict[str, bytes]:
 @pytest.mark.soak
 def test_ten_kills_leave_no_trace(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN)
+    for index in range(6):
+        save(tmp_path / "motors" / f"{index}.wav", tone(hz=100 * (index + 1)))
 
     def start(library: Path) -> subprocess.Popen:
         words = ["library", "build", tmp_path / "plan.yaml", "--out", library, "--model", tiny_model]
