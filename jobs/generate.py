@@ -3,18 +3,15 @@
 ray job submit --working-dir . -- python jobs/generate.py --config jobs/generate.yaml model=/data/model out=/data/clips
 """
 
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-import ray
-
-from foley_ray.errors import ConfigError
 from foley_ray.jobfile import GenerateJob, job_main
 
 
-@ray.remote  # type: ignore[untyped-decorator]
-def generate_share(job: GenerateJob, share: int) -> list[str]:
-    """Every workers-th clip; what a clip becomes does not depend on who makes it."""
+def share_of(job: GenerateJob, share: int) -> Iterator[str]:
+    """Makes every workers-th clip and yields its path; what a clip becomes does not depend on who makes it."""
     import torch
 
     from foley_ray.checkpoint import shipped_model
@@ -29,22 +26,20 @@ def generate_share(job: GenerateJob, share: int) -> list[str]:
     pipeline.check(requests)
     indices = count(share, job.workers)
     clips = pipeline.generate(requests[share :: job.workers])
-    return [str(write_clip(job.out, index, clip, pipeline.info)) for index, clip in zip(indices, clips, strict=False)]
+    for index, clip in zip(indices, clips, strict=False):
+        yield str(write_clip(job.out, index, clip, pipeline.info))
 
 
 def main(job: GenerateJob) -> None:
-    from foley_ray.data.cluster import ensure_ray
+    from foley_ray.data.cluster import ensure_ray, run_shares
     from foley_ray.generate import check_writable
 
     job = job.model_copy(update={key: value.resolve() for key, value in job if isinstance(value, Path)})
     check_writable(job.out)
     ensure_ray()
-    # Ray would wait for one in silence, for ever
-    if job.gpu and not job.autoscaled and ray.cluster_resources().get("GPU", 0) < 1:
-        raise ConfigError("gpu = true, but Ray sees no GPU; set gpu: false")
-    task = generate_share.options(num_cpus=job.cpus_per_worker, num_gpus=1 if job.gpu else 0)
-    for paths in ray.get([task.remote(job, share) for share in range(job.workers)]):
-        print("\n".join(paths))
+    shares = run_shares(lambda share: share_of(job, share), job.workers, job.cpus_per_worker, job.gpu, job.autoscaled)
+    for path in shares:
+        print(path, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import ray
 import ray.data
 
 from foley_ray.errors import ConfigError
+
+Made = TypeVar("Made")
 
 
 def ensure_ray(num_cpus: int | None = None) -> None:
@@ -39,6 +43,44 @@ def quiet_progress() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
+
+
+def run_shares(
+    share_of: Callable[[int], Iterator[Made]],
+    workers: int,
+    cpus_per_worker: int = 1,
+    gpu: bool = False,
+    autoscaled: bool = False,
+) -> Iterator[Made]:
+    """Run share_of(0) .. share_of(workers - 1) on the cluster, each with its cores; yields what they yield, as it is made.
+
+    Raises ConfigError when no node is large enough for a worker, unless the cluster may grow: Ray would wait, in silence, for
+    ever. What a share raises is raised here.
+    """
+    gpus = 1 if gpu else 0
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fits = any(has.get("CPU", 0) >= cpus_per_worker and has.get("GPU", 0) >= gpus for has in nodes)
+    if not fits and not autoscaled:
+        raise ConfigError(
+            f"a worker asks for {cpus_per_worker} cores and {gpus} GPUs, but the nodes have "
+            + ", ".join(f"{has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs" for has in nodes)
+            + "; lower cpus_per_worker, set gpu: false, or set autoscaled: true where nodes are added on demand"
+        )
+
+    def make(share: int) -> Iterator[Made]:
+        for made in share_of(
+            share
+        ):  # a loop, since Ray sends into what it iterates: `yield from` would hand that to any iterator
+            yield made
+
+    task = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus, num_returns="streaming")(make)
+    under_way = [task.remote(share) for share in range(workers)]
+    while under_way:
+        (ready,), _ = ray.wait(under_way, num_returns=1)
+        try:
+            yield ray.get(next(ready))
+        except StopIteration:
+            under_way.remove(ready)
 
 
 def _start(num_cpus: int | None) -> None:

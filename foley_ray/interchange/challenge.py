@@ -17,12 +17,14 @@ from pydantic import Field, model_validator
 
 from foley_ray.audio.files import replacing, write_wav
 from foley_ray.audio.wave import fit, resample
+from foley_ray.checkpoint import read_info
 from foley_ray.clip import OUTPUT_RATE_HZ, ClipRequest
 from foley_ray.config import MAX_SEED, ClipSettings, Sampler, Settings
 from foley_ray.errors import ModelError
 from foley_ray.generate import describe
 from foley_ray.interchange.foreign import TARGETS_FILE
 from foley_ray.pipeline import Pipeline
+from foley_ray.stages.rank import target_files
 
 DURATION_S = 4.0
 REPORT_FILE = "report.json"
@@ -56,6 +58,7 @@ class ChallengeJob(Settings):
     workers: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)
     gpu: bool = False
+    autoscaled: bool = Field(False, description="the cluster adds nodes on demand: wait for them")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,12 +68,31 @@ class ChallengeJob(Settings):
         return self
 
 
-def make_share(job: ChallengeJob, share: int) -> int:
-    """Make every workers-th clip that is not there yet; returns how many were made.
+def check(job: ChallengeJob) -> None:
+    """Refuse what would only fail once other classes are made.
 
-    Raises ModelError for a model that is none, cannot rank, or has no target sounds where they are asked for.
+    Raises ModelError for a model that is none, cannot rank, or has no target sounds where they are asked for; SourceError for
+    a folder of targets without sounds.
     """
-    made = 0
+    for name, row in job.classes.items():
+        folder = job.models[row.model]
+        read_info(folder).require_ranker(f"choosing {name}")
+        if isinstance(row.targets, Path):
+            target_files(row.targets)
+        elif row.targets == "model" and not (folder / TARGETS_FILE).is_file():
+            raise ModelError(
+                f"{folder} came without target sounds ({TARGETS_FILE}); import the challenge entry's big checkpoint, or set "
+                f"classes.{name}.targets to a folder of sounds"
+            )
+
+
+def count_made(job: ChallengeJob) -> int:
+    """How many of its clips are there."""
+    return sum(_clip(job, name, index).is_file() for name in job.classes for index in range(job.count))
+
+
+def make_share(job: ChallengeJob, share: int) -> Iterator[str]:
+    """Make every workers-th clip that is not there yet; yields the name of each as it is written."""
     for size, folder in job.models.items():
         wanted = [(name, index) for name, row in job.classes.items() if row.model == size for index in range(job.count)]
         missing = [(name, index) for name, index in wanted[share :: job.workers] if not _clip(job, name, index).is_file()]
@@ -87,8 +109,7 @@ def make_share(job: ChallengeJob, share: int) -> int:
                 temporary.write_text(json.dumps(describe(clip, pipeline.info), indent=1, ensure_ascii=False) + "\n")
             wave_T = resample(clip.wave_T, pipeline.info.model.audio.sample_rate_hz, OUTPUT_RATE_HZ)
             write_wav(path, fit(wave_T, round(DURATION_S * OUTPUT_RATE_HZ)), OUTPUT_RATE_HZ)
-            made += 1
-    return made
+            yield f"{name}/{path.name}"
 
 
 def write_report(job: ChallengeJob) -> dict[str, Any]:
@@ -147,13 +168,7 @@ def _targets(row: ChallengeClass, model: Path, pipeline: Pipeline) -> tuple[np.n
     if isinstance(row.targets, Path):
         _, embedding_ND = pipeline.rank.embed_folder(row.targets)
         return embedding_ND, np.full(len(embedding_ND), np.nan)
-    path = model / TARGETS_FILE
-    if not path.is_file():
-        raise ModelError(
-            f"{model} came without target sounds ({TARGETS_FILE}); import the challenge entry's big checkpoint, or give a "
-            "folder of sounds as targets"
-        )
     from safetensors.numpy import load_file
 
-    stored = load_file(path)
+    stored = load_file(model / TARGETS_FILE)
     return stored["embedding_ND"], stored["threshold_N"]

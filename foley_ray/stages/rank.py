@@ -69,14 +69,20 @@ class RankStage:
 
         Raises SourceError if there is no readable sound.
         """
-        if not folder.is_dir():
-            raise SourceError(f"no folder of target sounds at {folder}; give a folder with WAV or FLAC files")
-        paths = sorted(
-            path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-        )
-        if not paths:
-            raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
+        paths = target_files(folder)
         return paths, self.embed([read_wave(path, self.sample_rate_hz) for path in paths])
+
+
+def target_files(folder: Path) -> list[Path]:
+    """A folder's sounds in name order. Raises SourceError if there is no such folder, or none in it."""
+    if not folder.is_dir():
+        raise SourceError(f"no folder of target sounds at {folder}; give a folder with WAV or FLAC files")
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+    )
+    if not paths:
+        raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
+    return paths
 
 
 def _windows(wave_T: np.ndarray, samples: int) -> np.ndarray:

@@ -10,8 +10,8 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
-from foley_ray.errors import ConfigError, ModelError
-from foley_ray.interchange.challenge import ChallengeJob, make_share, write_report
+from foley_ray.errors import ConfigError, ModelError, SourceError
+from foley_ray.interchange.challenge import ChallengeJob, check, count_made, make_share, write_report
 from foley_ray.interchange.foreign import TARGETS_FILE
 from foley_ray.jobfile import load_job
 
@@ -39,7 +39,8 @@ def test_the_table_is_the_papers() -> None:
 
 def test_clips_of_the_official_form(tiny_model: Path, tmp_path: Path) -> None:
     job = job_for(tiny_model, tiny_model, tmp_path / "out", "dog_bark", "rain")
-    assert make_share(job, 0) == 4
+    check(job)
+    assert sorted(make_share(job, 0)) == ["dog_bark/000.wav", "dog_bark/001.wav", "rain/000.wav", "rain/001.wav"]
     for name in job.classes:
         clips = sorted((job.out / "generated_audio" / name).iterdir())
         assert [clip.name for clip in clips] == ["000.wav", "001.wav"]
@@ -55,7 +56,8 @@ def test_clips_of_the_official_form(tiny_model: Path, tmp_path: Path) -> None:
 
     kept = (job.out / "generated_audio" / "rain" / "000.wav").read_bytes()
     (job.out / "generated_audio" / "rain" / "001.wav").unlink()
-    assert make_share(job, 0) == 1  # only what is missing
+    assert count_made(job) == 3
+    assert list(make_share(job, 0)) == ["rain/001.wav"]  # only what is missing
     assert (job.out / "generated_audio" / "rain" / "000.wav").read_bytes() == kept
 
 
@@ -65,11 +67,14 @@ def test_each_clip_is_chosen_against_a_target_of_its_own(tiny_model: Path, tmp_p
     job = job_for(tiny_model, model, tmp_path / "out", "moving_motor_vehicle")
     motor = job.classes["moving_motor_vehicle"].model_copy(update={"candidates": 2})
     job = job.model_copy(update={"classes": {"moving_motor_vehicle": motor}})
-    with pytest.raises(ModelError, match=r"came without target sounds"):
-        make_share(job, 0)
+    with pytest.raises(ModelError, match=r"came without target sounds .*set classes.moving_motor_vehicle.targets to a folder"):
+        check(job)
+    lost = job.model_copy(update={"classes": {"rain": motor.model_copy(update={"targets": tmp_path / "lost"})}})
+    with pytest.raises(SourceError, match=r"no folder of target sounds at .*lost"):
+        check(lost)
     embedding_ND = torch.nn.functional.normalize(torch.randn(2, 32), dim=1)
     save_file({"embedding_ND": embedding_ND, "threshold_N": torch.tensor([-1.0, 1.0])}, model / TARGETS_FILE)
-    assert make_share(job, 0) == 2
+    assert len(list(make_share(job, 0))) == 2
     records = [json.loads((job.out / "records" / "moving_motor_vehicle" / f"00{i}.json").read_text()) for i in range(2)]
     assert [record["target"] for record in records] == ["target 0", "target 1"]
     assert [record["settings"]["threshold"] for record in records] == [-1.0, 1.0]
