@@ -2,7 +2,7 @@
 
 A run: make what is missing, one round for the first draw and one for each redraw that a threshold asks for; choose, in plan
 order, over everything that is stored; deliver what is not there yet; catalogue; manifest, last. Every file is whole or absent
-and a function of the plan and the model alone, so a run that was killed anywhere is gone on with by the next.
+and a function of the plan, its target sounds and the model alone, so a run that was killed anywhere is gone on with by the next.
 """
 
 import os
