@@ -4,14 +4,16 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, UploadFile
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 from ray.serve.handle import DeploymentHandle
 
 from foley_ray.serving.batchstore import BatchObject, FileObject, Store
 from foley_ray.serving.graph import named
+from foley_ray.serving.schemas import ErrorBody
 
 PAGE_SIZE = 100
+JSON_LINES = "application/jsonl"
 
 
 class BatchBody(BaseModel):
@@ -40,9 +42,9 @@ def batch_routes(store: Store, runner: DeploymentHandle) -> APIRouter:
     async def file(file_id: str) -> FileObject:
         return store.file(file_id)
 
-    @router.get("/v1/files/{file_id}/content")
+    @router.get("/v1/files/{file_id}/content", response_class=Response, responses={200: {"content": {JSON_LINES: {}}}})
     async def content(file_id: str) -> FileResponse:
-        return FileResponse(store.content(file_id), media_type="application/jsonl")
+        return FileResponse(store.content(file_id), media_type=JSON_LINES)
 
     @router.delete("/v1/files/{file_id}")
     async def delete_file(file_id: str) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def batch_routes(store: Store, runner: DeploymentHandle) -> APIRouter:
     async def batch(batch_id: str) -> BatchObject:
         return store.batch(batch_id)
 
-    @router.post("/v1/batches/{batch_id}/cancel")
+    @router.post("/v1/batches/{batch_id}/cancel", responses={409: {"model": ErrorBody}})
     async def cancel(batch_id: str) -> BatchObject:
         store.batch(batch_id)
         try:

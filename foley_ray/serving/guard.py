@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley_ray.errors import FoleyError, GenerationError, Overloaded, PromptError, ServiceError, TimedOut
@@ -121,7 +122,8 @@ def install_handlers(api: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         message = f"{request.method} {request.url.path}: {str(error.detail).lower()}; see /docs"
-        return JSONResponse(error_body(message, "invalid_request_error", code), error.status_code, error.headers)
+        headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+        return JSONResponse(error_body(message, "invalid_request_error", code), error.status_code, headers)
 
     @api.exception_handler(FoleyError)
     async def ours(request: Request, error: FoleyError) -> JSONResponse:
@@ -130,6 +132,15 @@ def install_handlers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> JSONResponse:
         return answer(error, request.scope["state"]["request_id"])
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of every route with this path; Starlette names those of the first alone."""
+    found: set[str] = set()
+    for route in request.app.router.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)
 
 
 def answer(error: BaseException, request_id: str = "") -> JSONResponse:

@@ -24,7 +24,8 @@ from foley_ray.serving.settings import ServeSettings
 
 PAGE = Path(__file__).with_name("page")
 KEEP_ALIVE_S = 10.0
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (400, 401, 413, 422, 429, 503, 504)}
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (400, 401, 413, 422, 429, 500, 503, 504)}
+STORE_ERRORS: dict[int | str, dict[str, Any]] = {**ERRORS, 404: {"model": ErrorBody}}
 
 
 def make_api(
@@ -42,7 +43,7 @@ def make_api(
     install_handlers(api)
     api.include_router(_generation_routes(generation))
     if batches is not None and settings.data is not None:
-        api.include_router(batch_routes(Store(settings.data), batches), responses=ERRORS)
+        api.include_router(batch_routes(Store(settings.data), batches), responses=STORE_ERRORS)
     api.mount("/page", StaticFiles(directory=PAGE))
     describe(api, settings.limits, keys=bool(keys))
     return api

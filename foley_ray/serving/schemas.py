@@ -45,7 +45,8 @@ class GenerateBody(ClipSettings):
     """`n` clips of a prompt, each the best of `candidates`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "a dog bark", "candidates": 3, "steps": 20, "guidance": 2.5, "seed": 7}]}
+        strict=True,  # "false" is no boolean and true is no number: what a client did not mean is not generated
+        json_schema_extra={"examples": [{"prompt": "a dog bark", "candidates": 3, "steps": 20, "guidance": 2.5, "seed": 7}]},
     )
 
     prompt: str = Field(min_length=1, description="what the sound should be, such as 'a dog bark'")
@@ -119,6 +120,8 @@ class GenerateResponse(BaseModel):
 
 class SoundGenerationBody(BaseModel):
     """The body of ElevenLabs' sound effects API, and a seed. What it does not know is ignored, as there."""
+
+    model_config = ConfigDict(strict=True)
 
     text: str = Field(min_length=1, description="what the sound should be")
     duration_seconds: float | None = Field(None, ge=MIN_DURATION_S, le=MAX_DURATION_S)

@@ -108,3 +108,19 @@ def test_a_defect_shows_a_request_id_and_nothing_of_itself() -> None:
 def test_what_is_not_there_is_said_in_the_same_shape() -> None:
     answer = ask("/v1/nothing", keys=())
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_another_method_is_told_of_all_that_a_path_has() -> None:
+    api = FastAPI()
+    install_handlers(api)
+
+    @api.get("/v1/things")
+    @api.post("/v1/things")
+    def things() -> None: ...
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://foley") as http:
+            return await http.put("/v1/things")
+
+    answer = asyncio.run(send())
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
