@@ -14,13 +14,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foley_ray.errors import FoleyError, GenerationError, Overloaded, PromptError, ServiceError, TimedOut
 from foley_ray.serving.schemas import BadRequest, error_body
 from foley_ray.serving.settings import Limits
 
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 log = logging.getLogger("ray.serve")
 
 
@@ -122,7 +123,9 @@ def install_handlers(api: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
         message = f"{request.method} {request.url.path}: {str(error.detail).lower()}; see /docs"
-        headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+        headers = dict(error.headers or {})
+        if error.status_code == 405 and (methods := _allowed(request)):
+            headers["Allow"] = ", ".join(methods)
         return JSONResponse(error_body(message, "invalid_request_error", code), error.status_code, headers)
 
     @api.exception_handler(FoleyError)
@@ -136,11 +139,12 @@ def install_handlers(api: FastAPI) -> None:
 
 def _allowed(request: Request) -> list[str]:
     """The methods of every route with this path; Starlette names those of the first alone."""
-    found: set[str] = set()
-    for route in request.app.router.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return sorted(found)
+    routes = [route for route in request.app.router.routes if not isinstance(route, Mount)]
+
+    def fits(method: str) -> bool:
+        return any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+
+    return [method for method in METHODS if fits(method)]
 
 
 def answer(error: BaseException, request_id: str = "") -> JSONResponse:
