@@ -13,8 +13,8 @@ from foley_ray.library.ucs import lookup
 
 SHOWN = 3
 """Clips of a category that are listed."""
-ROW_STEP_S = {"tiny": 0.002, "default": 0.025}
-"""Seconds of one core that a step of one UNet row takes, for each 4 s of sound (measured)."""
+ROW_STEP_S = {"tiny": 0.002, "default": 0.034}
+"""Seconds of one core that a step of one UNet row takes, with its share of vocoding, for each 4 s of sound (measured)."""
 
 
 def outline(plan_file: Path, out: Path | None, model: Path | None, all_clips: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ from sounds import encoded, halve, save, tone
 
 from foley_ray.data.manifest import ROW_SCHEMA, DatasetInfo
 from foley_ray.errors import ConfigError, SourceError
+from foley_ray.library.outline import outline
 from foley_ray.library.plan import expand, load_plan
 from foley_ray.library.targets import find_targets
 
@@ -85,6 +86,13 @@ def test_every_clip_of_the_category_has_a_sound_of_its_own_in_name_order(motors:
 def test_a_class_of_a_dataset_gives_its_training_recordings(dataset: Path) -> None:
     assert found(dataset, PLAN.replace("targets: motors", "targets: dataset:motor"))[1:] == ["0.wav", "1.wav", "3.wav", "4.wav"]
     assert found(dataset, PLAN.replace("targets: motors", f"targets: '{dataset}/dataset:motor'"))[1] == "0.wav"
+
+
+def test_the_outline_shows_them(motors: Path) -> None:
+    (motors / "plan.yaml").write_text(PLAN)
+    lines = list(outline(motors / "plan.yaml", None, None, all_clips=False))
+    assert "    VEHMisc_Motor 02_FRAY_MOTORS  'a motor' seed 1, target near/0.wav" in lines
+    assert "    RAIN_Rain 01_FRAY_MOTORS  'rain' seed 0" in lines
 
 
 def test_targets_change_no_id(motors: Path) -> None:
