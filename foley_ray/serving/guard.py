@@ -47,7 +47,7 @@ class Guard:
         # Serve's proxy gives every request an id, the client's own if it sent one, and sets it on the answer
         request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         scope.setdefault("state", {})["request_id"] = request_id[:64] or uuid4().hex
-        limit = self.limits.file_bytes if scope["path"] == "/v1/files" else self.limits.body_bytes
+        limit = self.limits.file_bytes if _path(scope) == "/v1/files" else self.limits.body_bytes
         seen = 0
 
         async def counted() -> Message:
@@ -80,7 +80,7 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> JSONResponse | None:
         """A 401 for requests to the API that come without a key that is known."""
-        if not scope["path"].startswith("/v1/") or self.open_access:
+        if not _path(scope).startswith("/v1/") or self.open_access:
             return None
         if not self.keys:
             if _from_this_machine(scope, headers):
@@ -93,6 +93,12 @@ class Guard:
                 return None
             message = "no valid API key: send one as `xi-api-key: KEY` or `Authorization: Bearer KEY`"
         return JSONResponse(error_body(message, "authentication_error", "invalid_api_key"), 401, {"WWW-Authenticate": "Bearer"})
+
+
+def _path(scope: Scope) -> str:
+    """The path as the routes see it: Serve may have put the whole service below a prefix, which must not open it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
 
 
 def _from_this_machine(scope: Scope, headers: dict[bytes, bytes]) -> bool:

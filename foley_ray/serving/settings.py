@@ -78,7 +78,9 @@ class BatchedSettings(StageSettings):
     """A stage that takes requests which wait at the same time through the model together."""
 
     max_batch_requests: int = Field(8, ge=1, description="requests that share a pass")
-    batch_wait_s: float = Field(0.002, ge=0, description="what a request may wait for others to share its pass")
+    batch_wait_s: float = Field(
+        0.0, ge=0, description="what a request waits for others even when the stage is idle; while it works, they gather anyway"
+    )
 
     @model_validator(mode="after")
     def _check_batch(self) -> Self:

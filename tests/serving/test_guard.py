@@ -59,6 +59,24 @@ def test_no_other_key_does(header: dict[str, str]) -> None:
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
+def test_a_prefix_before_the_api_opens_nothing() -> None:
+    api = FastAPI(middleware=[Middleware(Guard, keys=KEYS, open_access=False, limits=Limits())])
+    reached = []
+
+    @api.get("/v1/thing")
+    def thing() -> None:
+        reached.append(True)
+
+    async def send(path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(api, root_path="/sounds")
+        async with httpx.AsyncClient(transport=transport, base_url="http://foley") as http:
+            return await http.get(path)
+
+    for path in ("/sounds/v1/thing", "/v1/thing"):  # as Starlette has it, and as some servers do
+        assert asyncio.run(send(path)).status_code == 401
+    assert not reached
+
+
 def test_without_keys_only_this_machine_is_answered() -> None:
     assert ask(keys=()).status_code == 200
     assert ask(keys=(), client="::1").status_code == 200
