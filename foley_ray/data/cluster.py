@@ -68,10 +68,8 @@ def run_shares(
         )
 
     def make(share: int) -> Iterator[Made]:
-        for made in share_of(
-            share
-        ):  # a loop, since Ray sends into what it iterates: `yield from` would hand that to any iterator
-            yield made
+        # Ray sends into what it iterates, which a plain iterator, other than a generator, refuses.
+        yield from (made for made in share_of(share))
 
     task = ray.remote(num_cpus=cpus_per_worker, num_gpus=gpus, num_returns="streaming")(make)
     under_way = [task.remote(share) for share in range(workers)]

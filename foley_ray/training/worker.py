@@ -219,7 +219,7 @@ def _work(run: Run) -> str | None:
     def log(step: int, metrics: dict[str, float]) -> None:
         if writer:
             writer.write(step, metrics)
-            gauges.set(metrics)
+            gauges.set({"step": step, **metrics})
 
     def sample(step: int, batch: dict[str, Any]) -> None:
         if writer:

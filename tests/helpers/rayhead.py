@@ -1,5 +1,6 @@
 """A head of `ray start` in an environment of its own, and how to run Ray's commands in it."""
 
+import json
 import os
 import secrets
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 BIN = Path(sys.executable).parent
 
@@ -45,8 +46,11 @@ class Head:
 
 
 @contextmanager
-def started(home: Path) -> Iterator[Head]:
-    """With token authentication, in a home that has never seen Ray. Nothing of the user's own Ray is touched."""
+def started(home: Path, cpus: int = 6, grows_by: dict[str, Any] | None = None) -> Iterator[Head]:
+    """With token authentication, in a home that has never seen Ray. Nothing of the user's own Ray is touched.
+
+    `grows_by` are node types that Ray's autoscaler may add, as processes on this machine, while there is work for them.
+    """
     token = home / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
@@ -62,8 +66,12 @@ def started(home: Path) -> Iterator[Head]:
     }
     ports = Head(environment, free_port(6400), free_port(8300), free_port(52400), free_port(8600))
     command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports.gcs}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports.dashboard}", "--num-cpus=6"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports.dashboard}", f"--num-cpus={cpus}"]
     command += [f"--dashboard-agent-listen-port={ports.agent}", f"--metrics-export-port={ports.metrics}"]
+    if grows_by is not None:
+        (home / "autoscaling.json").write_text(json.dumps(_autoscaling(ports.gcs, grows_by)))
+        command += [f"--autoscaling-config={home / 'autoscaling.json'}"]
+        environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     log = (home / "head.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     environment["RAY_ADDRESS"] = f"http://127.0.0.1:{ports.dashboard}"
@@ -77,3 +85,38 @@ def started(home: Path) -> Iterator[Head]:
     finally:
         process.terminate()
         process.wait(60)
+
+
+def _autoscaling(gcs: int, node_types: dict[str, Any]) -> dict[str, Any]:
+    """What the example.yaml says from which Ray's own AutoscalingCluster starts: the wheel lacks it."""
+    return {
+        "cluster_name": "growing",
+        "max_workers": 8,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.2,
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "gcs_address": f"127.0.0.1:{gcs}",
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            **{name: {"node_config": {}, **node_type} for name, node_type in node_types.items()},
+        },
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
