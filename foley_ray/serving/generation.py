@@ -96,8 +96,13 @@ class Generation:
             encoding = Encoding.parse(output_format)
         except PromptError as error:
             raise BadRequest(str(error), param="output_format") from None
+        usual = ClipSettings()
         settings = ClipSettings(
-            duration_s=body.duration_seconds or self.info.model.audio.clip_s, guidance=body.guidance, loop=body.loop
+            duration_s=body.duration_seconds or self.info.model.audio.clip_s,
+            guidance=body.guidance,
+            loop=body.loop,
+            candidates=min(usual.candidates, self.limits.candidates),  # the body has no field in which to ask for less
+            steps=min(usual.steps, self.limits.steps),
         )
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         return await self.sound(ClipRequest(body.text, seed, settings), encoding)
