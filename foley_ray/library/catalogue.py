@@ -8,6 +8,7 @@ LIBRARY/
   manifest.json        clips, rejected and failed ones with reasons; written last, so its presence means all of it
 """
 
+import codecs
 import csv
 import hashlib
 import io
@@ -33,6 +34,8 @@ from foley_ray.library.ucs import lookup
 
 FORMAT = 1
 MANIFEST, PARQUET, CSV, PAGE = "manifest.json", "catalogue.parquet", "catalogue.csv", "index.html"
+GROUP_ROWS = 1000
+"""Rows of the Parquet file that are written together."""
 SHOWN = ("file", "catid", "category", "subcategory", "fx_name", "prompt", "keywords", "seed", "score", "target",
          "passed_threshold", "loop", "duration_s", "integrated_lufs")  # fmt: skip
 """Columns that the page has."""
@@ -177,24 +180,33 @@ def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo, target: Targe
 
 
 def _parquet(rows: Sequence[dict[str, Any]], choices: Sequence[Choice], info: ModelInfo) -> bytes:
-    table = pa.Table.from_pylist(list(rows), SCHEMA)
-    # numpy's own values: as Python's they would take eight times as much
-    values = np.concatenate([choice.embedding_D for choice in choices] or [np.zeros(0, np.float32)])
-    ends = np.cumsum([0, *(len(choice.embedding_D) for choice in choices)], dtype=np.int32)
-    vectors = pa.ListArray.from_arrays(pa.array(ends), pa.array(values, pa.float32()))
-    table = table.append_column("embedding", vectors).replace_schema_metadata({"clap": info.parts["clap"].digest})
+    schema = SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
+    schema = schema.with_metadata({"clap": info.parts["clap"].digest})
     file = io.BytesIO()
-    pq.write_table(table, file, compression="zstd")
+    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=SCHEMA.names) as writer:
+        for start in range(0, len(rows), GROUP_ROWS):
+            table = pa.Table.from_pylist(list(rows[start : start + GROUP_ROWS]), SCHEMA)
+            # numpy's own values: as Python's they would take eight times as much
+            heard = [choice.embedding_D for choice in choices[start : start + GROUP_ROWS]]
+            ends = np.cumsum([0, *(len(embedding_D) for embedding_D in heard)], dtype=np.int32)
+            vectors = pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(heard), pa.float32()))
+            writer.write_table(table.append_column(schema.field("embedding"), vectors).replace_schema_metadata(schema.metadata))
     return file.getvalue()
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, SCHEMA.names, lineterminator="\r\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: safe(value) if isinstance(value, str) else value for name, value in row.items()})
-    return file.getvalue().encode("utf-8-sig")  # with a mark, or a spreadsheet takes it for another encoding
+class _Told:
+    """A file for csv that says what it was told, so that rows come one at a time."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    writer = csv.DictWriter(_Told(), SCHEMA.names, lineterminator="\r\n")
+    yield codecs.BOM_UTF8  # or a spreadsheet takes it for another encoding
+    for row in chain([dict(zip(SCHEMA.names, SCHEMA.names, strict=True))], rows):
+        told: str = writer.writerow({name: safe(value) if isinstance(value, str) else value for name, value in row.items()})
+        yield told.encode()
 
 
 def page(plan: Plan, rows: Iterable[dict[str, Any]], pictures: Iterable[dict[str, str]]) -> Iterator[bytes]:

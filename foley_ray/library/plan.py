@@ -192,16 +192,18 @@ def expand(plan: Plan, model_digest: str) -> list[PlannedClip]:
     names = stems([(plan.categories[index].catid, name) for index, name, _, _ in drafts], plan.creator, plan.source)
     clips: dict[str, PlannedClip] = {}
     places: list[int] = []
+    # one object for all clips of a category: they may be a hundred thousand
+    shared = [
+        (plan.clip_of(category), plan.gates_of(category), tuple(dict.fromkeys((*plan.keywords, *category.keywords))))
+        for category in plan.categories
+    ]
     for (index, _, prompt, seed), stem in zip(drafts, names, strict=True):
-        category = plan.categories[index]
-        settings = plan.clip_of(category)
+        settings, gates, keywords = shared[index]
         clip_id = digest_of(prompt, seed, settings, model_digest)
         if clip_id in clips:
             raise ConfigError(f"the plan has {prompt!r} with seed {seed} twice, as {clips[clip_id].stem} and {stem}")
-        keywords = tuple(dict.fromkeys((*plan.keywords, *category.keywords)))
-        clips[clip_id] = PlannedClip(
-            clip_id, category.catid, stem, prompt, seed, settings, plan.gates_of(category), keywords, index
-        )  # fmt: skip
+        catid = plan.categories[index].catid
+        clips[clip_id] = PlannedClip(clip_id, catid, stem, prompt, seed, settings, gates, keywords, index)
         places.append(index)
     return [clip for clip, wanted in zip(clips.values(), _within(plan.budget.clips, places), strict=True) if wanted]
 
