@@ -93,8 +93,8 @@ def _start(num_cpus: int | None) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # It would announce, as a warning, that the token is on.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # Ray Train asks the dashboard whether its controller lives, and where there is none waits for it, 12 s at the end of a short
-    # run. An address that refuses at once is passed on to the cluster's processes, and only to them.
+    # Ray Train asks the dashboard whether its controller lives, and where there is none waits for it, 12 s at the end of a
+    # short run. An address that refuses at once is passed on to the cluster's processes, and only to them.
     ask_nobody = "RAY_API_SERVER_ADDRESS" not in os.environ
     if ask_nobody:
         os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
