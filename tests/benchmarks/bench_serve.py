@@ -1,31 +1,39 @@
-"""The service under load: what sharing UNet calls between requests buys, what the graph costs, and how sampling scales.
+"""The service under load: what sharing UNet calls between requests buys, what the graph costs, overload, scaling, memory.
 
-    python tests/benchmarks/bench_serve.py [--model MODEL] [--requests 48] [--clients 12] [--what batching,overhead,scaling]
+    python tests/benchmarks/bench_serve.py [--model MODEL] [--what batching,overhead,overload,autoscaling,memory]
 
-Same weights, same HTTP, same run; only how many clips one sampling replica may have under way differs:
-
-    one at a time    max_ongoing_requests 1: a clip waits until the one before it is done
-    step by step     max_ongoing_requests 16: clips of 8 to 40 steps join and leave the engine between steps
+batching     the same weights, HTTP and requests of 8 to 40 steps behind one sampling replica that takes one clip at a time,
+             behind a plain `@serve.batch` whose batches of whole requests come and go together (baselines.py), and behind the
+             step engine
+overhead     the graph's four hops, and HTTP, over the pipeline in one process; one request at a time
+overload     three times the peak rate offered: the share of peak goodput that is kept, and how soon the rest are refused
+autoscaling  running replicas of each deployment under load and after it
+memory       what each process holds, over --requests requests
 
 Without --model a tiny one with random weights is made. Numbers are this machine's; the ratios are what to look at.
 """
 
 import argparse
+import asyncio
+import os
 import random
 import statistics
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
+import numpy as np
 import torch
+from baselines import Empty, Probe, Whole
 from ray import serve
 
 from foley_ray.checkpoint import ModelInfo, save_model
-from foley_ray.clip import ClipRequest
+from foley_ray.clip import ClipRequest, draw_batch
 from foley_ray.config import ClipSettings, tiny
 from foley_ray.data.cluster import ensure_ray
 from foley_ray.models.clap import Clap
@@ -35,12 +43,18 @@ from foley_ray.models.vae import build_vae
 from foley_ray.models.vocoder import build_vocoder
 from foley_ray.pipeline import Pipeline
 from foley_ray.serving.app import build_app
+from foley_ray.serving.deployments import STAGES
 from foley_ray.serving.settings import ServeSettings
 
-ADDRESS = "http://127.0.0.1:8765"
-STAGES = ("Ingress", "Condition", "Sample", "Vocode", "Rank")
-HTTP = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=None))
-Seconds = list[float]
+PORT = 8765
+GENERATE = f"http://127.0.0.1:{PORT}/v1/audio/generate"
+WHOLE = f"http://127.0.0.1:{PORT}/whole"
+DEPLOYMENTS = ("Ingress", "Condition", "Sample", "Vocode", "Rank")
+ONE = {"prompt": "rain", "seed": 1, "duration_s": 1.0, "candidates": 1, "steps": 8}
+
+Body = dict[str, Any]
+Answer = tuple[int, float]
+"""Status, and seconds until it was there."""
 
 
 def make_tiny(folder: Path) -> Path:
@@ -58,122 +72,302 @@ def make_tiny(folder: Path) -> Path:
     return folder
 
 
-def deploy(model: Path, **sample: Any) -> None:
-    """(Re)deploy the service with these settings of the sampling stage."""
+def settings(model: Path, pending: int = 10_000, **sample: Any) -> ServeSettings:
+    """One replica of each, which asks for no core; `sample` is about sampling."""
     stage = {"num_cpus": 0, "max_replicas": 1}
-    settings = {"model": model, "ingress": {"max_replicas": 1}, "limits": {"pending_candidates": 10_000}}
-    settings |= dict.fromkeys(("condition", "vocode", "rank"), stage)
-    settings["sample"] = {"num_cpus": 0, "max_replicas": 1, "max_queued_requests": 10_000} | sample
-    serve.run(build_app(ServeSettings.model_validate(settings)), name="foley", route_prefix="/")
-    ask({"prompt": "warm up", "duration_s": 1.0, "steps": 2, "candidates": 1})
+    given: dict[str, Any] = {"model": model, "ingress": {"max_replicas": 1}, "limits": {"pending_candidates": pending}}
+    given |= dict.fromkeys(("condition", "vocode", "rank"), stage)
+    given["sample"] = stage | {"max_queued_requests": 10_000} | sample
+    return ServeSettings.model_validate(given)
 
 
-def ask(body: dict[str, Any]) -> float:
-    """One request; returns how long it took."""
+def deploy(app: serve.Application) -> None:
+    """Put an application in the place of the one before it, and let it work once."""
+    serve.run(app, name="foley", route_prefix="/")
+    asyncio.run(closed_loop([ONE] * 8, clients=2))
+
+
+def mixed(seed: int = 0) -> Iterator[Body]:
+    """Clips of 1 s and 8 to 40 steps, without end."""
+    steps = random.Random(seed)
+    return ({**ONE, "seed": seed, "steps": steps.choice((8, 12, 20, 40))} for seed in count())
+
+
+async def ask(http: aiohttp.ClientSession, body: Body, url: str = GENERATE) -> Answer:
+    """One request."""
     began = time.perf_counter()
-    HTTP.post(f"{ADDRESS}/v1/audio/generate", json=body).raise_for_status()
-    return time.perf_counter() - began
+    async with http.post(url, json=body) as answer:
+        await answer.read()
+        return answer.status, time.perf_counter() - began
 
 
-def load(requests: int, clients: int) -> tuple[float, Seconds]:
-    """Mixed requests from clients that each ask again when answered: clips per second, and each one's latency."""
-    steps = random.Random(0)
-    bodies = [
-        {"prompt": "rain", "seed": seed, "duration_s": 1.0, "candidates": 1, "steps": steps.choice((8, 12, 20, 40))}
-        for seed in range(requests)
-    ]
+def session() -> aiohttp.ClientSession:
+    """With as many connections as it takes."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(600))
+
+
+async def closed_loop(bodies: list[Body], clients: int, url: str = GENERATE) -> tuple[float, list[float]]:
+    """Clients that each ask again when answered: clips per second, and each one's latency."""
+    waiting, latencies = iter(bodies), []
+
+    async def client(http: aiohttp.ClientSession) -> None:
+        for body in waiting:
+            status, took = await ask(http, body, url)
+            assert status == 200, status
+            latencies.append(took)
+
     began = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        latencies = list(pool.map(ask, bodies))
-    return requests / (time.perf_counter() - began), latencies
+    async with session() as http:
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+    return len(bodies) / (time.perf_counter() - began), latencies
 
 
-def batching(model: Path, requests: int, clients: int) -> None:
-    """Step-level batching against one request at a time."""
-    rates = {}
-    print(f"\n{requests} requests of 8 to 40 steps from {clients} clients, 1 candidate of 1 s each, one sampling replica")
-    for name, ongoing in (("one at a time", 1), ("step by step", 16)):
-        deploy(model, max_ongoing_requests=ongoing)
-        load(clients, clients)  # every batch size once
-        rates[name], latencies = load(requests, clients)
-        p50, p95 = statistics.median(latencies), statistics.quantiles(latencies, n=20)[-1]
-        print(f"  {name:14}  {rates[name]:6.2f} clips/s   latency p50 {p50:6.2f} s   p95 {p95:6.2f} s")
-    print(f"  step by step / one at a time: {rates['step by step'] / rates['one at a time']:.2f} times the clips per second")
+async def open_loop(bodies: Iterator[Body], rate: float, duration_s: float) -> tuple[float, list[Answer]]:
+    """Requests at a rate, whatever becomes of them: clips per second until the last one is there, and all answers."""
+    tasks: list[asyncio.Task[Answer]] = []
+    async with session() as http:
+        began = time.perf_counter()
+        while (due := len(tasks) / rate) < duration_s:
+            await asyncio.sleep(began + due - time.perf_counter())
+            tasks.append(asyncio.create_task(ask(http, next(bodies))))
+        answers = await asyncio.gather(*tasks)
+    good = [number / rate + took for number, (status, took) in enumerate(answers) if status == 200]
+    return len(good) / max(good), answers
 
 
-def overhead(model: Path, requests: int) -> None:
-    """The service against the pipeline in this process, one request at a time: what HTTP and four hops cost."""
-    deploy(model)
-    wish = {"prompt": "rain", "seed": 1, "duration_s": 1.0, "candidates": 1, "steps": 8}
-    served = statistics.median([ask(wish) for _ in range(requests)])
+def spread(values: list[float]) -> str:
+    """Median and 95th percentile."""
+    if len(values) < 2:
+        return f"{len(values)} of them"
+    return f"p50 {statistics.median(values):7.3f} s   p95 {statistics.quantiles(values, n=20)[-1]:7.3f} s"
+
+
+def batching(model: Path, requests: int, clients: int, rounds: int = 3) -> None:
+    """Step-level batching, whole requests in batches, one at a time: in turns, so that all see the same machine."""
+    deploy(build_app(settings(model)))
+    serve.run(Whole.bind(model), name="whole", route_prefix="/whole")
+    ways = {"one at a time": (GENERATE, 1), "whole requests": (WHOLE, clients), "step by step": (GENERATE, clients)}
+    bodies = mixed()
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    latencies: dict[str, list[float]] = {name: [] for name in ways}
+    for round_ in range(rounds + 1):  # the first is for warming up: every batch size once
+        some = [next(bodies) for _ in range(requests)]
+        for name, (url, each) in ways.items():
+            before = cpu_s()
+            rate, took = asyncio.run(closed_loop(some, each, url))
+            if round_:
+                rates[name].append(rate)
+                spent[name].append((sum(cpu_s().values()) - sum(before.values())) / requests)
+                latencies[name] += took
+    print(f"\n{rounds} times {requests} requests of 8 to 40 steps from {clients} clients, 1 candidate of 1 s each, one sampler")
+    for name in ways:
+        rate, cpu_ms = statistics.median(rates[name]), 1e3 * statistics.median(spent[name])
+        print(f"  {name:14}  {rate:6.2f} clips/s   {cpu_ms:5.0f} ms CPU a clip   {spread(latencies[name])}")
+    for name in ("one at a time", "whole requests"):
+        ratios = [mine / theirs for mine, theirs in zip(rates["step by step"], rates[name], strict=True)]
+        print(f"  step by step / {name}: {statistics.median(ratios):.2f} times the clips per second")
+    one, full = (denoiser_s(model, candidates) for candidates in (1, 8))
+    print(
+        f"  the denoiser's own ceiling: {1e3 * one:.1f} ms CPU a step of one, {1e3 * full:.1f} each of eight: {one / full:.2f}"
+    )
+    serve.delete("whole")
+    serve.delete("foley")
+
+
+def denoiser_s(model: Path, candidates: int) -> float:
+    """CPU time of a step, for each of so many candidates that share it."""
+    torch.set_num_threads(1)
     pipeline = Pipeline(model)
+    clip = ClipRequest("rain", 1, ClipSettings(duration_s=1.0, candidates=candidates, steps=20))
+    requests = pipeline.sample.requests(pipeline.condition(draw_batch([("clip", clip)], 0)))
+    times = []
+    for key, request in enumerate(requests):
+        pipeline.sample.engine.submit(key, request)
+    while len(pipeline.sample.engine):
+        began = time.process_time()
+        pipeline.sample.engine.step()
+        times.append((time.process_time() - began) / candidates)
+    return statistics.median(times)
+
+
+def overhead(model: Path, requests: int = 15, rounds: int = 4) -> None:
+    """The graph and the service against the pipeline in this process."""
+    torch.set_num_threads(1)  # as a replica without cores of its own
     clip = ClipRequest("rain", 1, ClipSettings(duration_s=1.0, candidates=1, steps=8))
-    direct = []
-    for _ in range(requests):
+    args = settings(model)
+    handles = {
+        name: serve.deployment(kind, name=kind.__name__, **getattr(args, name).options()).bind(args)
+        for name, kind in STAGES.items()
+    }
+    empty = [Empty.options(name=f"Empty{number}").bind() for number in range(len(STAGES))]
+    probe = serve.run(Probe.bind(args, **handles, empty=empty), name="probe", route_prefix=None)
+    pipeline = Pipeline(model)
+
+    def inside() -> float:
         began = time.perf_counter()
         list(pipeline.generate([clip]))
-        direct.append(time.perf_counter() - began)
-    inside = statistics.median(direct)
-    print(f"\none request at a time, p50: service {served * 1e3:.1f} ms, pipeline in one process {inside * 1e3:.1f} ms")
-    print(f"  HTTP and four hops: {(served - inside) * 1e3:.1f} ms")
+        return time.perf_counter() - began
+
+    alone, graph, empties = [], [], []
+    for round_ in range(rounds + 1):  # in turns, so that both see the same machine; the first is for warming up
+        found = (
+            [inside() for _ in range(requests)],
+            *(call.remote(clip, requests).result() for call in (probe.graph, probe.empty)),
+        )
+        if round_:
+            alone, graph, empties = alone + found[0], graph + found[1], empties + found[2]
+    stages = [min(times) for times in zip(*probe.hops.remote(clip, requests).result(), strict=True)]
+    serve.delete("probe")
+    deploy(build_app(args))
+    _, served = asyncio.run(closed_loop([ONE] * requests * 2, clients=1))
+    print(f"\none request at a time: p50 of {requests * rounds}, and the least disturbed of them, in ms")
+    for name, times in {
+        "pipeline in one process": alone,
+        "graph, from a replica": graph,
+        "service, over HTTP": served,
+        "four hops that do nothing": empties,
+    }.items():
+        print(f"  {name:26}{1e3 * statistics.median(times):8.1f}{1e3 * min(times):8.1f}")
+    extra = [1e3 * (measure(graph) - measure(alone)) for measure in (statistics.median, min)]
+    print(f"  four hops                 {extra[0]:8.1f}{extra[1]:8.1f}")
+    print(
+        "  each hop alone, at best: " + "  ".join(f"{name} {1e3 * took:.1f}" for name, took in zip(STAGES, stages, strict=True))
+    )
+    serve.delete("foley")
+
+
+def overload(model: Path, requests: int, clients: int, factor: float = 3.0, rounds: int = 2) -> None:
+    """The peak, then three times as many requests as that, in turns."""
+    deploy(build_app(settings(model, pending=clients)))
+    bodies = mixed()
+    peaks, kept, answers = [], [], list[Answer]()
+    for _ in range(rounds):
+        peaks.append(asyncio.run(closed_loop([next(bodies) for _ in range(requests)], clients))[0])
+        rate, found = asyncio.run(open_loop(bodies, factor * peaks[-1], requests / peaks[-1]))
+        kept.append(rate)
+        answers += found
+    good = [took for status, took in answers if status == 200]
+    refused = [took for status, took in answers if status == 429]
+    others = len(answers) - len(good) - len(refused)
+    print(f"\npeak with {clients} under way, then {factor:g} times that offered for as long; {rounds} rounds")
+    print(f"  {len(answers)} requests: {len(good)} answered 200, {len(refused)} answered 429, {others} otherwise")
+    print("  peak    " + "".join(f"{rate:7.2f}" for rate in peaks) + f" clips/s   200: {spread(good)}")
+    shares = [f"{rate / peak:.0%}" for rate, peak in zip(kept, peaks, strict=True)]
+    print("  goodput " + "".join(f"{rate:7.2f}" for rate in kept) + f" clips/s: {', '.join(shares)} of the peak")
+    print(f"  429: {spread(refused)}")
+    serve.delete("foley")
 
 
 def replicas() -> dict[str, int]:
     """Running replicas of each deployment."""
     deployments = serve.status().applications["foley"].deployments
-    return {name: deployments[name].replica_states.get("RUNNING", 0) for name in STAGES}
+    return {name: deployments[name].replica_states.get("RUNNING", 0) for name in DEPLOYMENTS}
 
 
-def scaling(model: Path, load_s: float = 60.0, after_s: float = 60.0) -> None:
-    """Sampling replicas under load and after it, beside the other deployments'."""
-    deploy(
-        model, max_replicas=3, target_ongoing_requests=2, upscale_delay_s=2, downscale_delay_s=5, look_back_period_s=4,
-        max_ongoing_requests=4,
-    )  # fmt: skip
-    stop = threading.Event()
+def autoscaling(model: Path, load_s: float = 60.0, after_s: float = 90.0) -> None:
+    """Sampling replicas under load and after it, beside the other deployments', which may grow as well."""
+    scaling = {"upscale_delay_s": 2, "downscale_delay_s": 5, "look_back_period_s": 4}
+    stages = {name: {"num_cpus": 0, "max_replicas": 2, **scaling} for name in STAGES}
+    stages["sample"] |= {"target_ongoing_requests": 2, "max_ongoing_requests": 4}
+    deploy(build_app(ServeSettings.model_validate({"model": model, "ingress": {"max_replicas": 1}, **stages})))
+    print("\nrunning replicas: load of 6 clients, then none; each stage may have two")
+    print(f"  {'seconds':>12} " + "".join(f"{name:>11}" for name in DEPLOYMENTS))
+    began, most = time.monotonic(), dict.fromkeys(DEPLOYMENTS, 0)
 
-    def client(seed: int) -> None:
-        while not stop.is_set():
-            ask({"prompt": "rain", "seed": seed, "duration_s": 1.0, "candidates": 2, "steps": 60})
+    async def client(http: aiohttp.ClientSession, seed: int) -> None:
+        while time.monotonic() < began + load_s and most["Sample"] < 2:
+            await ask(http, {**ONE, "seed": seed, "candidates": 2, "steps": 60})
 
-    print("\nrunning replicas: load of 8 clients, then none")
-    print(f"  {'seconds':>8}  " + "".join(f"{name:>11}" for name in STAGES))
-    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
-    for thread in clients:
-        thread.start()
-    began, shown = time.monotonic(), {}
-    while (passed := time.monotonic() - began) < load_s + after_s:
-        if passed > load_s:
-            stop.set()
-        if (now := replicas()) != shown:
-            shown = now
-            state = "load" if passed <= load_s else "idle"
-            print(f"  {passed:5.0f} {state}" + "".join(f"{now[name]:>11}" for name in STAGES), flush=True)
-        if passed > load_s and now["Sample"] == 1:
-            break
-        time.sleep(0.5)
-    for thread in clients:
-        thread.join()
+    async def watch() -> None:
+        shown: dict[str, int] = {}
+        loaded = True
+        while (passed := time.monotonic() - began) < load_s + after_s:
+            if (now := await asyncio.to_thread(replicas)) != shown:
+                shown = now
+                print(
+                    f"  {passed:7.0f} {'load' if loaded else 'idle'} " + "".join(f"{now[name]:>11}" for name in DEPLOYMENTS),
+                    flush=True,
+                )
+            most.update({name: max(most[name], now[name]) for name in DEPLOYMENTS})
+            loaded = loaded and passed < load_s and most["Sample"] < 2
+            if not loaded and now["Sample"] == 1:
+                return
+            await asyncio.sleep(0.5)
+
+    async def play() -> None:
+        async with session() as http:
+            await asyncio.gather(watch(), *(client(http, seed) for seed in range(6)))
+
+    asyncio.run(play())
+    print(f"  at most: {most}; afterwards: {replicas()}")
+    serve.delete("foley")
+
+
+def processes() -> Iterator[tuple[str, Path]]:
+    """Name and folder in /proc of each process of Serve."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may have ended
+            name = (process / "cmdline").read_text().split("\0")[0].split(".")[0].strip().removeprefix("ray::")
+            if name.startswith(("ServeReplica:", "ServeController", "ProxyActor")):
+                yield name.rpartition(":")[2], process
+
+
+def held() -> dict[str, float]:
+    """MiB of its own that each process of Serve holds."""
+    text = {name: (process / "status").read_text() for name, process in processes()}
+    return {name: int(status.split("RssAnon:")[1].split()[0]) / 1024 for name, status in text.items()}
+
+
+def cpu_s() -> dict[str, float]:
+    """Seconds of CPU that each process of Serve has had."""
+    fields = {name: (process / "stat").read_text().rpartition(")")[2].split() for name, process in processes()}
+    return {name: (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK") for name, found in fields.items()}
+
+
+def memory(model: Path, requests: int, clients: int) -> None:
+    """Over many small requests. The slope is that of the second half: the first fills pools and caches."""
+    deploy(build_app(settings(model)))
+    points, rounds = [held()], 20
+    print(f"\nmemory over {requests} requests, MiB that each process holds of its own (RssAnon)")
+    for round_ in range(1, rounds + 1):
+        asyncio.run(closed_loop([{**ONE, "duration_s": 0.5, "steps": 1}] * (requests // rounds), clients))
+        points.append(held())
+        if round_ % 5 == 0:
+            print(
+                f"  {requests * round_ // rounds:6}  "
+                + "  ".join(f"{name} {mib:.0f}" for name, mib in sorted(points[-1].items()))
+            )
+    thousands = np.arange(rounds // 2, rounds + 1) * (requests // rounds) / 1000
+    for name in sorted(points[0]):
+        slope = np.polyfit(thousands, [point[name] for point in points[rounds // 2 :]], 1)[0]
+        print(f"  {name:16}{slope:+6.1f} MiB per 1,000 requests")
+    serve.delete("foley")
 
 
 def main() -> None:
     """Parse, start, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--clients", type=int, default=12)
-    parser.add_argument("--what", default="batching,overhead,scaling")
+    parser.add_argument("--what", default="batching,overhead,overload,autoscaling")
     options = parser.parse_args()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 measures whatever else runs here
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or make_tiny(Path(folder) / "tiny")
         ensure_ray(num_cpus=4)
-        serve.start(http_options={"host": "127.0.0.1", "port": int(ADDRESS.rsplit(":")[-1])})
+        serve.start(http_options={"host": "127.0.0.1", "port": PORT})
         if "batching" in options.what:
             batching(model, options.requests, options.clients)
         if "overhead" in options.what:
-            overhead(model, options.requests)
-        if "scaling" in options.what:
-            scaling(model)
+            overhead(model)
+        if "overload" in options.what:
+            overload(model, options.requests, options.clients)
+        if "autoscaling" in options.what:
+            autoscaling(model)
+        if "memory" in options.what:
+            memory(model, max(2000, options.requests), options.clients)
         serve.shutdown()
 
 
