@@ -46,6 +46,12 @@ class PartInfo(BaseModel):
     """Digests of the parts this one was trained against: a UNet knows only the latents of its VAE and the space of its CLAP."""
     training: dict[str, Any] = {}
     """Task, steps, dataset digest, settings, scores: how to make it again."""
+    stands_for: tuple[str, ...] = ()
+    """Digests of earlier versions whose place this one takes: a VAE whose decoder alone was trained on has their latents."""
+
+    def serves(self, digest: str) -> bool:
+        """Whether what was made for the part of that digest works with this one."""
+        return digest in (self.digest, *self.stands_for)
 
 
 class ModelInfo(BaseModel):
@@ -137,7 +143,7 @@ def check_fit(info: ModelInfo, where: Path) -> None:
     """Raise ModelError if a part was trained against another CLAP or VAE than the one beside it."""
     for name, part in info.parts.items():
         for other, digest in part.made_for.items():
-            if other in info.parts and info.parts[other].digest != digest:
+            if other in info.parts and not info.parts[other].serves(digest):
                 raise ModelError(
                     f"parts of {where} do not fit each other: {name} was trained with {other} {digest}, but {other} here is "
                     f"{info.parts[other].digest}; train {name} again or use the {other} it was made for"

@@ -201,6 +201,9 @@ class TrainConfig(Settings):
     feature_weight: float = Field(2.0, ge=0)
     mel_weight: float = Field(45.0, ge=0)
     kl_weight: float = Field(1e-4, ge=0, description="KL per latent value against L1 per mel value")
+    decoder_only: bool = Field(
+        False, description="vae: train a given one's decoder; the latents stay, and with them caches and diffusion models"
+    )
     # diffusion and finetune
     condition_dropout: float = Field(0.1, ge=0, le=1)
     snr_gamma: float | None = Field(None, description="min-SNR loss weighting (arXiv 2303.09556); off when absent")

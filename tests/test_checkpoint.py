@@ -69,6 +69,17 @@ def test_parts_made_for_others_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_part_may_take_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    vae = part_folder(tmp_path / "vae", "vae")
+    tuning = part_folder(tmp_path / "tuning", "tuning", made_for={"vae": "0" * 16})
+    content = json.loads((vae / "foley.json").read_text())
+    content["parts"]["vae"]["stands_for"] = ["1" * 16, "0" * 16]
+    (vae / "foley.json").write_text(json.dumps(content))
+    info = assemble([vae, tuning], tmp_path / "out", half=True)
+    assert info.parts["vae"].serves(info.parts["tuning"].made_for["vae"])
+    assert not info.parts["vae"].serves("2" * 16)
+
+
 def edit(folder: Path, section: str, key: str, value: object) -> None:
     content = json.loads((folder / "foley.json").read_text())
     content["model"][section][key] = value

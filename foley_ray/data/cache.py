@@ -235,7 +235,7 @@ def cached_stream(cache: Path, settings: StreamSettings, audio: AudioSpec, parts
     Raises DatasetError if the cache is damaged, has no rows of the wanted kind, or was computed by other parts than `parts`.
     """
     info = CacheInfo.load(cache)
-    stale = [name for name in MAKERS if info.parts[name] != parts[name].digest]
+    stale = [name for name in MAKERS if not parts[name].serves(info.parts[name])]
     if stale or info.audio != audio:
         raise DatasetError(
             f"cache {cache} was computed by another {' and '.join(stale) or 'audio preset'} than this run is given; "

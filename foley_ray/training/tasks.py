@@ -196,6 +196,11 @@ class VaeTask(TrainingTask):
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
         self.vae = given.get("vae") or build_vae(config)
+        if train.decoder_only:
+            if "vae" not in given:
+                raise ConfigError("decoder_only trains the decoder of a VAE that is there: give it with --init")
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
         if train.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         critic = PatchDiscriminator()

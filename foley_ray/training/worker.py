@@ -279,6 +279,10 @@ def _export(
 ) -> None:
     """Write the task's parts as a model folder that knows where they came from."""
     made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.frozen}
+    stands_for: tuple[str, ...] = ()
+    if run.train.decoder_only:
+        _, owner = run.given()["vae"]
+        stands_for = (owner.parts["vae"].digest, *owner.parts["vae"].stands_for)
     training = {
         "task": run.task,
         "step": trainer.step,
@@ -295,7 +299,7 @@ def _export(
         preset=run.preset.name,
         model=task.config,
         latent_scale=task.latent_scale,
-        parts={name: PartInfo(digest="", made_for=made_for, training=training) for name in parts},
+        parts={name: PartInfo(digest="", made_for=made_for, training=training, stands_for=stands_for) for name in parts},
         sounds=dict(sounds) if "unet" in parts else {},
     )
     save_model(folder, info, parts)

@@ -101,6 +101,18 @@ def test_finetuning_makes_the_tuning_layer_it_was_asked_for(kind, tiny_model: Pa
         assert float(task.parts()["tuning"].anchor_KD.norm(dim=1).min()) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_the_decoder_alone_learns_and_the_latents_stay(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"decoder of a VAE that is there: give it with --init"):
+        build("vae", tiny_model, decoder_only=True)
+    train = tiny().training["vae"].model_copy(update={"adversarial_from": 0, "decoder_only": True})
+    task = TASK_CLASSES["vae"](tiny().model, train, {"vae": load_part(tiny_model, "vae")})
+    losses = task.phases["generator"](batch(task.config), 1, {})
+    losses["total"].backward()
+    vae = task.parts()["vae"]
+    learning = {name.partition(".")[0] for name, weight in vae.named_parameters() if weight.grad is not None}
+    assert learning == {"decoder", "post_quant_conv"}
+
+
 def test_all_rows_dropped_means_the_condition_has_no_effect(tiny_model: Path) -> None:
     """Dropout replaces the condition by the empty text's embedding, exactly."""
     task = build("diffusion", tiny_model, condition_dropout=1.0)
