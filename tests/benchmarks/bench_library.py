@@ -9,7 +9,7 @@ count the loading of the model.
 
 Memory: clips as short as there are, of one candidate and one step, so that rows are many and nothing else is large. What the
 driver and the largest actor of each kind have to themselves (USS: without what is shared, such as the object store), sampled
-every second; each number of rows in a process of its own. What 1,000 further rows take is the slope from the first to the last.
+every second, and the slope since a quarter of the rows was made; each number of rows in a process of its own.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import yaml
@@ -44,11 +45,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--duration", type=float, default=4.0)
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 4000, 8000])
+    parser.add_argument("--json", action="store_true", help="one number of rows, in this process")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "pace":
         pace(arguments.model, arguments.clips, arguments.steps, arguments.duration)
-    elif len(arguments.rows) == 1:
+    elif arguments.json:
         print(json.dumps(memory(arguments.model, arguments.rows[0])))
     else:
         memories(arguments.model, arguments.rows)
@@ -94,13 +96,12 @@ def pace(model: Path, clips: int, steps: int, duration_s: float) -> None:
 
 
 class Sampler(threading.Thread):
-    """MB that this process, and the largest Ray worker of each kind, have to themselves: while clips are made, and ever."""
+    """MB that this process, and the largest Ray worker of each kind, have to themselves, against the rows that are done."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.making = True
-        self.while_making: dict[str, float] = defaultdict(float)
-        self.ever: dict[str, float] = defaultdict(float)
+        self.done = 0
+        self.seen: list[tuple[int, dict[str, float]]] = []
         self.over = threading.Event()
 
     def run(self) -> None:
@@ -110,65 +111,58 @@ class Sampler(threading.Thread):
             for process in (here, *here.children(recursive=True)):
                 try:
                     title = "driver" if process == here else process.cmdline()[0]
-                    if title == "driver" or "Actor" in title:
-                        now[title.replace("ray::", "")] = max(
-                            now[title.replace("ray::", "")], process.memory_full_info().uss / 1e6
-                        )
+                    kind = next((kind for kind in ("driver", "StageActor", "LastActor") if kind in title), None)
+                    if kind:
+                        now[kind] = max(now[kind], process.memory_full_info().uss / 1e6)
                 except (psutil.Error, IndexError):
                     continue
-            for peaks in (self.ever, *([self.while_making] if self.making else [])):
-                for title, megabytes in now.items():
-                    peaks[title] = max(peaks[title], megabytes)
+            self.seen.append((self.done, dict(now)))
 
 
 def memory(model: Path, rows: int) -> dict[str, Any]:
-    """Peaks of one build, and its seconds."""
+    """What one build took: seconds, MB at the end of making, their slope since a quarter of the rows, the driver's peak."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = {"duration_s": MIN_DURATION_S, "steps": 1, "candidates": 1, "guidance": 1}
-        place = write_plan(Path(folder), rows, clip)
+        place = write_plan(Path(folder), rows, {"duration_s": MIN_DURATION_S, "steps": 1, "candidates": 1, "guidance": 1})
         sampler = Sampler()
         sampler.start()
-        last = [0.0, 0.0]
+        made_at = started = time.perf_counter()
 
         def note(progress: Progress) -> None:
-            last[0] = last[0] or time.perf_counter()
-            last[1] = time.perf_counter()
-            sampler.making = progress.stages["keep"] < progress.total
+            nonlocal made_at
+            sampler.done, made_at = progress.stages["keep"], time.perf_counter()
 
-        started = time.perf_counter()
         report = build(LibraryJob(plan=place, out=Path(folder) / "library", model=model), note)
+        assert report.made == rows
         whole_s = time.perf_counter() - started
         sampler.over.set()
         sampler.join()
         page = (Path(folder) / "library" / "index.html").stat().st_size
+    making = [(done, now) for done, now in sampler.seen if rows / 4 <= done < rows]
+    kinds = sorted({kind for _, now in making for kind in now})
+    points = {kind: [(done, now[kind]) for done, now in making if kind in now] for kind in kinds}
     return {
-        "rows": rows,
-        "made": report.made,
-        "seconds": {"making": last[1] - started, "after it": whole_s - (last[1] - started)},
-        "making": sampler.while_making,
-        "ever": sampler.ever,
+        "making_s": made_at - started,
+        "delivering_s": whole_s - (made_at - started),
         "page": page / 1e6,
+        "last": {kind: found[-1][1] for kind, found in points.items()},
+        "slope": {kind: float(np.polyfit(*zip(*found, strict=True), 1)[0]) * 1000 for kind, found in points.items()},
+        "peak": max(now.get("driver", 0.0) for _, now in sampler.seen),
     }
 
 
 def memories(model: Path, sizes: list[int]) -> None:
-    found = []
+    peaks = []
     for rows in sizes:
-        command = [sys.executable, __file__, "--model", str(model), "--what", "memory", "--rows", str(rows)]
-        found.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]))
-        last = found[-1]
-        assert last["made"] == rows
-        making_s, after_s = last["seconds"]["making"], last["seconds"]["after it"]
-        print(
-            f"{rows} rows: {making_s:.0f} s making, {after_s:.0f} s choosing and delivering, page {last['page']:.1f} MB",
-            flush=True,
-        )
-        for when in ("making", "ever"):
-            print(f"    {when:7}" + "".join(f"  {name} {mb:.0f} MB" for name, mb in sorted(last[when].items())), flush=True)
-    first, last = found[0], found[-1]
-    for when in ("making", "ever"):
-        slopes = {name: (last[when][name] - mb) / (last["rows"] - first["rows"]) * 1000 for name, mb in first[when].items()}
-        print(f"MB per 1,000 rows, {when}:" + "".join(f"  {name} {slope:.2f}" for name, slope in sorted(slopes.items())))
+        command = [sys.executable, __file__, "--model", str(model), "--what", "memory", "--rows", str(rows), "--json"]
+        found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        peaks.append(found["peak"])
+        seconds = f"{found['making_s']:.0f} s making, {found['delivering_s']:.0f} s delivering"
+        print(f"{rows} rows: {seconds}, page {found['page']:.1f} MB")
+        for kind, megabytes in found["last"].items():
+            print(f"    {kind:10} {megabytes:6.0f} MB when all are made, {found['slope'][kind]:+.1f} MB per 1,000 rows")
+        print(f"    driver     {found['peak']:6.0f} MB at most, which is while the catalogue is written", flush=True)
+    if len(sizes) > 1:
+        print(f"the driver's most: {(peaks[-1] - peaks[0]) / (sizes[-1] - sizes[0]) * 1000:+.1f} MB per 1,000 rows")
 
 
 if __name__ == "__main__":
