@@ -88,9 +88,9 @@ def test_a_job_stopped_and_killed_ends_as_one_that_never_was(head: Head, place: 
     assert submit(head, place, "broken", tiny_model, "--no-wait", "--submission-id", "killed").returncode == 0
     wait_for_draws(broken, made + 2)
     os.kill(driver_of(broken).pid, signal.SIGKILL)
-    for _ in range(60):
-        if "FAILED" in head.run("ray", "job", "status", "killed").stdout:
-            break
+    end = time.monotonic() + 60
+    while "Job 'killed' failed" not in head.run("ray", "job", "status", "killed").stdout:
+        assert time.monotonic() < end, "the job outlives its process"
         time.sleep(1)
 
     old = next((broken / ".foley/made").rglob("*-0.npz"))
