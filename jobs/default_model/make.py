@@ -18,6 +18,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "clap": (),
     "vae": (),
     "vocoder": ("vae",),
+    "decoder": ("vae",),
     "cache": ("clap", "vae"),
     "diffusion": ("clap", "vae"),
     "finetune": ("clap", "vae", "diffusion"),
@@ -62,7 +63,8 @@ def main() -> None:
         if not options.only:
             from foley_ray.checkpoint import assemble
 
-            info = assemble([out / name / "model" for name in ("clap", "vae", "vocoder", "finetune")], out / "model", half=True)
+            parts = [out / name / "model" for name in ("clap", "decoder", "vocoder", "finetune")]
+            info = assemble(parts, out / "model", half=True)
             print(f"{out / 'model'}: {info.digest}")
     except FoleyError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
