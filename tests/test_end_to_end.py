@@ -76,6 +76,7 @@ def test_a_finished_run_is_not_run_again(runs: Path, place: Path) -> None:
     assert (runs / "vae" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.soak  # test_faults.py goes on from checkpoints every day
 def test_more_steps_go_on_from_the_checkpoint(runs: Path, place: Path) -> None:
     seen: list[dict] = []
     run_job(job(place, "vae", settings={"steps": STEPS + 2}), seen.append)
@@ -89,6 +90,7 @@ def test_other_settings_do_not_mix_into_a_run(runs: Path, place: Path) -> None:
         run_job(job(place, "clap", settings={"lr": 0.5}))
 
 
+@pytest.mark.soak  # test_loop.py explodes every day, without Ray
 def test_a_loss_that_explodes_ends_the_run_with_its_name(place: Path) -> None:
     settings = {"steps": 20, "lr": 1e12, "clip_grad_norm": 1e30, "checkpoint_every": 100, "warmup_steps": 0}
     with pytest.raises(NonFiniteLoss, match=r"generator (loss|gradient) is not finite at step"):

@@ -7,7 +7,6 @@ parent system does: mean and peak normalisation, random crop, zero padding at a 
 from collections.abc import Callable
 
 import numpy as np
-import scipy.signal
 
 from foley_ray.audio.wave import TRAINING_PEAK, change_speed, fit, level
 
@@ -83,6 +82,8 @@ def _sequence(
 
 def _room(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
     """A recording with a room's tail after it, so longer: noise that decays and darkens, 0 to 20 dB below the sound itself."""
+    import scipy.signal  # a second, which every process of a run that augments nothing would wait for
+
     decay_s = float(np.exp(rng.uniform(*np.log(ROOM_DECAY_S))))
     length = int(decay_s * sample_rate_hz)
     tail_T = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
