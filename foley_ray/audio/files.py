@@ -21,6 +21,15 @@ AUDIO_SUFFIXES = frozenset(
 """What looks like sound by its name. libsndfile does not read the last few: found by reading and said, not passed over."""
 
 
+def sound_files(folder: Path) -> list[Path]:
+    """The sounds in a folder and those below it, in name order, without what is hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
 def read_wave(path: Path, sample_rate_hz: int) -> np.ndarray:
     """A whole file as mono float32 (T,) at that rate. Raises SourceError if it is no readable sound."""
     try:

@@ -95,13 +95,16 @@ def _start(num_cpus: int | None) -> None:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # Ray Train asks the dashboard whether its controller lives, and where there is none waits for it, 12 s at the end of a
     # short run. An address that refuses at once is passed on to the cluster's processes, and only to them.
-    ask_nobody = "RAY_API_SERVER_ADDRESS" not in os.environ
-    if ask_nobody:
-        os.environ["RAY_API_SERVER_ADDRESS"] = "http://127.0.0.1:9"
-    # "local" and not None: None joins any cluster that a bystander started on this machine.
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    if ask_nobody:
-        del os.environ["RAY_API_SERVER_ADDRESS"]
+    elsewhere = os.environ.get("RAY_API_SERVER_ADDRESS")
+    os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    try:
+        # "local" and not None: None joins any cluster that a bystander started on this machine.
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+        )
+    finally:
+        if elsewhere is None:
+            del os.environ["RAY_API_SERVER_ADDRESS"]
 
 
 def _join(address: str) -> None:

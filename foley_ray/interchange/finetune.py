@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foley_ray.audio.files import AUDIO_SUFFIXES, slug
+from foley_ray.audio.files import AUDIO_SUFFIXES, slug, sound_files
 from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info
 from foley_ray.config import PRESETS, Preset, TrainConfig, TuningConfig, override, preset
 from foley_ray.errors import ConfigError, OutputError, SourceError
@@ -113,7 +113,7 @@ def check_recordings(folder: Path, caption: str | None) -> None:
     """Raise SourceError if there is nothing to learn from, or nothing says what it is."""
     if not folder.is_dir():
         raise SourceError(f"no folder of recordings at {folder}")
-    sounds = [path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")]
+    sounds = sound_files(folder)
     if not sounds and not any((folder / name).is_file() for name in METADATA):
         raise SourceError(f"no sound files in {folder}; they are {', '.join(sorted(AUDIO_SUFFIXES))} files")
     if not any((folder / name).is_file() for name in METADATA) and len(sounds) < FEWEST:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile as sf
 
-from foley_ray.audio.files import AUDIO_SUFFIXES
+from foley_ray.audio.files import AUDIO_SUFFIXES, sound_files
 from foley_ray.data.manifest import DATA_FOLDER, INFO_FILE, load_info
 from foley_ray.errors import ConfigError, SourceError
 from foley_ray.library.plan import Plan, PlannedClip
@@ -77,11 +77,7 @@ def _places(targets: str, folder: Path, where: str) -> list[tuple[str, Path, int
     if place.is_dir():
         if (place / INFO_FILE).is_file():
             raise ConfigError(f"{where}: a dataset needs a class, as {targets}:{_classes(place)[0]}")
-        paths = sorted(
-            path
-            for path in place.rglob("*")
-            if path.suffix.lower() in AUDIO_SUFFIXES and not any(part.startswith(".") for part in path.relative_to(place).parts)
-        )
+        paths = sound_files(place)
         if not paths:
             raise ConfigError(f"{where}: no sound files in {place}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
         return [(path.relative_to(place).as_posix(), path, None) for path in paths]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave
+from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave, sound_files
 from foley_ray.audio.wave import repeat_to
 from foley_ray.checkpoint import load_part, read_info
 from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CLIP_ID, SCORE, TARGET, WAVE, Batch, require
@@ -77,9 +77,7 @@ def target_files(folder: Path) -> list[Path]:
     """A folder's sounds in name order. Raises SourceError if there is no such folder, or none in it."""
     if not folder.is_dir():
         raise SourceError(f"no folder of target sounds at {folder}; give a folder with WAV or FLAC files")
-    paths = sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
-    )
+    paths = sound_files(folder)
     if not paths:
         raise SourceError(f"no sound files in {folder}; targets are {', '.join(sorted(AUDIO_SUFFIXES))} files")
     return paths

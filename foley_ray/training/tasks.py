@@ -70,6 +70,8 @@ class TrainingTask:
             raise ConfigError(f"task {self.name} has no gradient_checkpointing; vae, diffusion and finetune have")
         if train.lora_rank is not None and self.name not in ("diffusion", "finetune"):
             raise ConfigError(f"task {self.name} has no lora_rank; diffusion and finetune have")
+        if train.decoder_only and self.name != "vae":
+            raise ConfigError(f"task {self.name} has no decoder_only; vae has")
 
     def parts(self) -> dict[Part, nn.Module]:
         """The modules that go into the model folder."""

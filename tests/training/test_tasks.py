@@ -162,6 +162,8 @@ def test_what_a_task_does_not_have_is_refused(tiny_model: Path) -> None:
         build("vocoder", tiny_model, gradient_checkpointing=True)
     with pytest.raises(ConfigError, match="task clap has no lora_rank"):
         build("clap", tiny_model, lora_rank=4)
+    with pytest.raises(ConfigError, match="task diffusion has no decoder_only; vae has"):
+        build("diffusion", tiny_model, decoder_only=True)
     with pytest.raises(ConfigError, match="lora_rank adapts a trained unet, and none is given"):
         build("finetune", tiny_model, lora_rank=4)
 
