@@ -116,7 +116,7 @@ def read_info(folder: Path, needs: Sequence[Part] = ()) -> ModelInfo:
     """What a model folder says of itself. Raises ModelError if it is none, or lacks one of the parts `needs`."""
     path = folder / INFO_FILE
     if not folder.is_dir():
-        raise ModelError(f"no model folder at {folder}; give the folder that `foley train` or `foley assemble` wrote")
+        raise ModelError(f"no model folder at {folder}; give one that `foley train`, `assemble` or `import` wrote")
     index = folder / "model_index.json"
     if not path.is_file() and index.is_file() and "AudioLDMPipeline" in index.read_text():
         raise ModelError(f"{folder} is a folder of diffusers'; convert it once: foley import {folder} --out MODEL")

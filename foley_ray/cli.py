@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from foley_ray import __version__
-from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, ClipSettings, describe, preset
+from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, USUAL, ClipSettings, describe, preset
 from foley_ray.doctor import doctor
 from foley_ray.errors import ConfigError, FoleyError, PromptError
 from foley_ray.evaluation.commands import add_to as add_evaluation_commands
@@ -245,17 +245,17 @@ def generate(
     out: Annotated[Path, typer.Option(help="folder for WAV, picture and JSON of each clip")] = Path("out"),
     prompts: Annotated[Path | None, typer.Option(help="text file of prompts, one a line")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="clips per prompt")] = 1,
-    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = 3,
-    steps: Annotated[int, typer.Option(help="sampling steps")] = 20,
-    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = 2.5,
-    sampler: Annotated[str, typer.Option(help=" | ".join(SAMPLERS))] = "dpmpp-2m",
-    eta: Annotated[float, typer.Option(help="ddim: noise put back at each step, 0 to 1")] = 0.0,
-    duration: Annotated[float, typer.Option(help="seconds, 0.5 to 30")] = 4.0,
+    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = USUAL.candidates,
+    steps: Annotated[int, typer.Option(help="sampling steps")] = USUAL.steps,
+    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = USUAL.guidance,
+    sampler: Annotated[str, typer.Option(help=" | ".join(SAMPLERS))] = USUAL.sampler,
+    eta: Annotated[float, typer.Option(help="noise put back at each step, 0 to 1")] = USUAL.eta,
+    duration: Annotated[float, typer.Option(help="seconds, 0.5 to 30")] = USUAL.duration_s,
     seed: Annotated[int | None, typer.Option(help="seed of the first clip; the next clips count up from it")] = None,
     threshold: Annotated[
         str | None, typer.Option(help="score below which candidates are drawn again, or FILE:CLASS of `foley calibrate`")
     ] = None,
-    max_redraws: Annotated[int, typer.Option(help="how often at most")] = 3,
+    max_redraws: Annotated[int, typer.Option(help="how often at most")] = USUAL.max_redraws,
     targets: Annotated[Path | None, typer.Option(help="folder of sounds: each clip is chosen against one of them")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:

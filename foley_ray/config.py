@@ -220,9 +220,13 @@ class ClipSettings(Settings):
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(2.5, ge=1.0, le=20.0)
     sampler: Sampler = "dpmpp-2m"
-    eta: float = Field(0.0, ge=0.0, le=1.0, description="noise put back at each step of ddim; the paper uses 1")
+    eta: float = Field(1.0, ge=0.0, le=1.0, description="noise put back at each step, of which the paper has 1; 0 is none")
     threshold: float | None = Field(None, ge=-1.0, le=1.0, description="score below which another draw is made")
     max_redraws: int = Field(3, ge=0, le=100)
+
+
+USUAL = ClipSettings()
+"""What every face of the product uses where nothing else is said."""
 
 
 class Preset(Settings):

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from foley_ray.config import (
     MAX_SEED,
+    USUAL,
     ClipSettings,
     Preset,
     Settings,
@@ -115,7 +116,7 @@ class GenerateJob(Settings):
     out: Path
     count: int = Field(1, ge=1, description="clips per prompt")
     seed: int = Field(0, ge=0, le=MAX_SEED)
-    clip: ClipSettings = ClipSettings()
+    clip: ClipSettings = USUAL
     targets: Path | None = Field(None, description="folder of sounds to choose against (multi-target selection)")
     workers: int = Field(1, ge=1)
     cpus_per_worker: int = Field(1, ge=1)

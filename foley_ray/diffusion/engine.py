@@ -294,8 +294,6 @@ def _check(request: SampleRequest, train_steps: int, width: int) -> Tensor:
         raise PromptError(f"guidance {request.guidance} must be a number of 0 or more")
     if not 0 <= request.eta <= 1:
         raise PromptError(f"eta {request.eta} must lie between 0 and 1")
-    if request.eta > 0 and not METHODS[request.sampler].takes_eta:
-        raise PromptError(f"eta {request.eta} needs the sampler ddim; {request.sampler} puts no noise back")
     if request.window is not None and request.window < 1:
         raise PromptError(f"window {request.window} must be at least 1 latent frame")
     if len(request.shape) != 3 or min(request.shape) < 1:

@@ -39,10 +39,10 @@ def ddim_step(
 def dpmpp_2m_step(
     x: Tensor, x0: Tensor, s: Level, t: Level, earlier: Earlier | None = None, eta: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2).
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) for eta 0, the paper's SDE-DPM-Solver++(2M) for eta 1.
 
-    Without `earlier`, or when the step ends at no noise at all (where lambda is infinite), the step is first order. It is
-    deterministic: `eta` and `noise` are not looked at.
+    An eta in between shares out the noise as k-diffusion does; above 0, `noise` (shape of x) is needed. Without `earlier` the
+    step is first order; one that ends at no noise at all (where lambda is infinite) is what the network says.
     """
     if t.sigma == 0.0:
         return x0
@@ -52,7 +52,12 @@ def dpmpp_2m_step(
         x0_before, r = earlier
         ratio = (_log_snr(s) - _log_snr(r)) / h
         data = x0 + (x0 - x0_before) / (2 * ratio)
-    return (t.sigma / s.sigma) * x - t.alpha * math.expm1(-h) * data
+    mean = (t.sigma / s.sigma) * math.exp(-eta * h) * x - t.alpha * math.expm1(-(1 + eta) * h) * data
+    if eta == 0.0:
+        return mean
+    if noise is None:
+        raise ValueError(f"dpmpp-2m with eta {eta} needs noise")
+    return mean + t.sigma * math.sqrt(-math.expm1(-2 * eta * h)) * noise
 
 
 def _log_snr(level: Level) -> float:
@@ -77,14 +82,13 @@ class Step(Protocol):
 
 
 class Method(NamedTuple):
-    """A sampler: where it stops on its way, how it gets from one stop to the next, and whether it knows an eta."""
+    """A sampler: where it stops on its way, and how it gets from one stop to the next."""
 
     levels: Callable[[Schedule, int], list[Level]]
     step: Step
-    takes_eta: bool
 
 
 METHODS: dict[Sampler, Method] = {
-    "ddim": Method(ddim_levels, ddim_step, takes_eta=True),
-    "dpmpp-2m": Method(dpmpp_levels, dpmpp_2m_step, takes_eta=False),
+    "ddim": Method(ddim_levels, ddim_step),
+    "dpmpp-2m": Method(dpmpp_levels, dpmpp_2m_step),
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from foley_ray.config import MAX_SEED, ClipSettings
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import ConfigError
 from foley_ray.jobfile import assignment, make_job
 
@@ -42,13 +42,14 @@ def score(
     ladder: Annotated[
         bool, typer.Option("--ladder", help="real sounds through the parts that are there; nothing generated")
     ] = False,
-    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = 3,
-    steps: Annotated[int, typer.Option(help="sampling steps")] = 20,
-    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = 2.5,
+    candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = USUAL.candidates,
+    steps: Annotated[int, typer.Option(help="sampling steps")] = USUAL.steps,
+    guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = USUAL.guidance,
+    eta: Annotated[float, typer.Option(help="noise put back at each step, 0 to 1")] = USUAL.eta,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of each class's first clip")] = 0,
 ) -> None:
     """Judge a model against real recordings: accuracy, distances, novelty, and which stage loses what."""
-    settings = make_job(ClipSettings, {"candidates": candidates, "steps": steps, "guidance": guidance})
+    settings = make_job(ClipSettings, {"candidates": candidates, "steps": steps, "guidance": guidance, "eta": eta})
     from foley_ray.checkpoint import shipped_model
     from foley_ray.evaluation.report import tables
     from foley_ray.evaluation.run import run

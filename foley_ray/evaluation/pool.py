@@ -19,7 +19,7 @@ from foley_ray.audio.files import replacing
 from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.clip import ClipRequest, draw_batch
 from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CONDITION, SCORE, TARGET, WAVE
-from foley_ray.config import MAX_SEED, ClipSettings, Settings
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings, Settings
 from foley_ray.errors import DataError, OutputError
 from foley_ray.stages.condition import ConditionStage
 from foley_ray.stages.rank import RankStage
@@ -38,7 +38,7 @@ class PoolJob(Settings):
     prompts: dict[str, tuple[str, ...]] = Field(min_length=1, description="class: [wordings]")
     candidates: int = Field(10, ge=1, le=100, description="of each wording")
     seed: int = Field(0, ge=0, le=MAX_SEED // 2, description="of each class's first wording; the next ones count up from it")
-    clip: ClipSettings = ClipSettings()
+    clip: ClipSettings = USUAL
     tuning: bool = Field(True, description="false: condition on CLAP's own text embedding, around the tuning layer")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from foley_ray.checkpoint import read_info
-from foley_ray.config import ClipSettings
+from foley_ray.config import USUAL, ClipSettings
 from foley_ray.errors import ConfigError, DatasetError
 from foley_ray.evaluation import metrics
 from foley_ray.evaluation.classifier import Classifier
@@ -98,7 +98,7 @@ def score(
     steps, rebuilt = climb(model, real, judge, progress)
     made: dict[str, Made] = {}
     if whole:
-        settings = (settings or ClipSettings()).model_copy(update={"duration_s": spec.clip_s})
+        settings = (settings or USUAL).model_copy(update={"duration_s": spec.clip_s})
         report["settings"] = {"count": count, "seed": seed, "clip": settings.model_dump(mode="json")}
         made = made_clips(model, prompts, count, seed, settings, out / "clips", progress)
         progress("judging")

@@ -6,8 +6,11 @@ from pathlib import Path
 from foley_ray.errors import ModelError
 
 
-def download(name: str, only: Sequence[str] | None = None) -> Path:
-    """A repository of the hub (owner/name), or `only` some of its files, as a folder. Raises ModelError without a network."""
+def download(name: str, only: Sequence[str] | None = None, option: str = "") -> Path:
+    """A repository of the hub (owner/name), or `only` some of its files, as a folder.
+
+    Raises ModelError without a network, which tells to give the folder (by that option of the command line).
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -21,5 +24,5 @@ def download(name: str, only: Sequence[str] | None = None) -> Path:
         reason = " ".join(str(error).split()).partition(". ")[0][:160]
         raise ModelError(
             f"{name} is not here, and the hub did not give it ({reason}); download it where there is a network (hf download "
-            f"{name}) and give the folder"
+            f"{name}) and give the folder{option and f' with {option}'}"
         ) from error

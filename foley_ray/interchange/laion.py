@@ -126,4 +126,5 @@ def _count(state: State, pattern: str) -> int:
 def _hub_tokenizer() -> Path:
     from foley_ray.interchange.hub import download
 
-    return download("FacebookAI/roberta-base", ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"])
+    files = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"]
+    return download("FacebookAI/roberta-base", files, option="--tokenizer")

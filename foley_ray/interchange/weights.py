@@ -54,7 +54,7 @@ def read_weights(path: Path) -> State:
             "state_dict alone, as torch.save({'state_dict': torch.load(PATH, weights_only=False)['state_dict']}, NEW)"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is no file of weights, or is cut off ({_first_line(error)}); download it again") from error
+        raise ModelError(f"{path} is no file of weights, or is cut off; download it again ({_first_line(error)})") from error
     while isinstance(content, Mapping) and not _tensors(content):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:

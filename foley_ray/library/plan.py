@@ -32,7 +32,7 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from foley_ray.config import MAX_SEED, ClipSettings, Settings, describe
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings, Settings, describe
 from foley_ray.errors import ConfigError
 from foley_ray.library.ucs import Format, folder, lookup, stems
 from foley_ray.thresholds import resolve
@@ -118,7 +118,7 @@ class Plan(Settings):
     creator: Identifier
     source: Identifier
     date: date
-    clip: ClipSettings = ClipSettings()
+    clip: ClipSettings = USUAL
     gates: Gates = Gates()
     finish: Finish = Finish()
     formats: tuple[Format, ...] = Field(("wav",), min_length=1)

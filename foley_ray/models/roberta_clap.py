@@ -93,6 +93,7 @@ class RobertaClap(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write what transformers' ClapModel (or ClapTextModelWithProjection), AutoTokenizer and AutoProcessor read."""
+        disable_progress_bar()  # transformers' own, over the files of weights
         self.net.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         if self.config.hears:

@@ -53,6 +53,7 @@ class HifiGan(SpeechT5HifiGan):  # type: ignore[misc]
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Write config.json and model.safetensors, plain weights under the names that transformers expects."""
+        disable_progress_bar()  # transformers' own, over the files of weights
         state = self.state_dict()
         for name, module in self.named_modules():
             if parametrize.is_parametrized(module, "weight"):

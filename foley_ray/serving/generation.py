@@ -11,7 +11,7 @@ from foley_ray.audio.encode import Encoding, encode
 from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
 from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, ClipRequest
-from foley_ray.config import MAX_SEED, ClipSettings
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import PromptError
 from foley_ray.serving.graph import Graph, OnProgress, RankedClip
 from foley_ray.serving.schemas import (
@@ -96,13 +96,12 @@ class Generation:
             encoding = Encoding.parse(output_format)
         except PromptError as error:
             raise BadRequest(str(error), param="output_format") from None
-        usual = ClipSettings()
         settings = ClipSettings(
             duration_s=body.duration_seconds or self.info.model.audio.clip_s,
             guidance=body.guidance,
             loop=body.loop,
-            candidates=min(usual.candidates, self.limits.candidates),  # the body has no field in which to ask for less
-            steps=min(usual.steps, self.limits.steps),
+            candidates=min(USUAL.candidates, self.limits.candidates),  # the body has no field in which to ask for less
+            steps=min(USUAL.steps, self.limits.steps),
         )
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         return await self.sound(ClipRequest(body.text, seed, settings), encoding)

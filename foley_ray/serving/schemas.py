@@ -67,8 +67,6 @@ class GenerateBody(ClipSettings):
         within(self.n, limits.clips, "n")
         within(self.candidates, limits.candidates, "candidates")
         within(self.steps, limits.steps, "steps")
-        if self.eta and self.sampler != "ddim":
-            raise BadRequest(f"eta {self.eta:g} needs the sampler ddim; {self.sampler} puts no noise back", param="eta")
         if self.threshold is not None:
             within(self.max_redraws, limits.redraws, "max_redraws")
         if self.response == "audio" and (self.n > 1 or self.all_candidates or self.stream):

@@ -47,11 +47,11 @@ def trajectory(name, steps, kind, eta=0.0):
     return torch.stack(path)
 
 
-def reference(scheduler, steps, kind, **options):
+def reference(scheduler, steps, kind, noisy=False, **options):
     scheduler.set_timesteps(steps)
     x, path = normal(0), []
     for step, t in enumerate(scheduler.timesteps):
-        noise = {"variance_noise": normal(step + 1)} if options.get("eta") else {}
+        noise = {"variance_noise": normal(step + 1)} if noisy or options.get("eta") else {}
         x = scheduler.step(network(x, t.expand(len(x)), kind), t, x, **options, **noise).prev_sample
         path.append(x)
     return torch.stack(path)
@@ -72,6 +72,16 @@ def test_dpmpp_walks_the_path_of_diffusers(steps, kind):
     # from the noisiest level straight to the end, float32's rounding of epsilon is divided by an alpha of 0.012, and stays so
     atol = 1e-4 if (steps, kind) == (1, "epsilon") else 2e-5
     torch.testing.assert_close(trajectory("dpmpp-2m", steps, kind), expected, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 10, 15, 20, 50, 200])
+def test_dpmpp_with_noise_walks_the_path_of_diffusers(steps, kind):
+    """Eta 1 is SDE-DPM-Solver++."""
+    scheduler = DPMSolverMultistepScheduler(**BETAS, prediction_type=KINDS[kind], algorithm_type="sde-dpmsolver++")
+    expected = reference(scheduler, steps, kind, noisy=True)
+    atol = 1e-4 if (steps, kind) == (1, "epsilon") else 2e-5
+    torch.testing.assert_close(trajectory("dpmpp-2m", steps, kind, eta=1.0), expected, rtol=1e-5, atol=atol)
 
 
 def test_second_order_is_worth_its_name():
@@ -98,7 +108,7 @@ def test_a_right_x0_gives_the_right_mean_and_spread(name, steps, eta, data):
 
     def step(x, x0, noise):
         before = None if earlier is None else (x0, earlier[1])
-        return float(METHODS[name].step(x, x0, s, t, earlier=before, eta=eta if METHODS[name].takes_eta else 0.0, noise=noise))
+        return float(METHODS[name].step(x, x0, s, t, earlier=before, eta=eta, noise=noise))
 
     assert step(s.alpha * one, one, zero) == pytest.approx(t.alpha, abs=1e-9)
     kept, fresh = step(s.sigma * one, zero, zero), step(zero, zero, one)
@@ -115,10 +125,11 @@ def test_steps_do_not_write_into_their_arguments():
         assert torch.equal(value, copy)
 
 
-def test_ddim_with_eta_asks_for_noise():
-    s, t = METHODS["ddim"].levels(SCHEDULE, 10)[3:5]
-    with pytest.raises(ValueError, match="noise"):
-        ddim_step(normal(1), normal(2), s, t, eta=0.5)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_with_eta_asks_for_noise(name):
+    s, t = METHODS[name].levels(SCHEDULE, 10)[3:5]
+    with pytest.raises(ValueError, match=r"eta 0.5 needs noise"):
+        METHODS[name].step(normal(1), normal(2), s, t, eta=0.5)
 
 
 def test_every_sampler_of_the_config_has_a_method():

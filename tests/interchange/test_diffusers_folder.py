@@ -21,7 +21,7 @@ from foley_ray.serving.settings import ServeSettings
 from foley_ray.training.tasks import FinetuneTask
 
 DURATION_S = 0.64  # 16 latent frames of 640 samples at 16 kHz: a multiple of the UNet's stride, which diffusers does not pad to
-SETTINGS = ClipSettings(duration_s=DURATION_S, candidates=1, steps=7, guidance=2.5, sampler="ddim")
+SETTINGS = ClipSettings(duration_s=DURATION_S, candidates=1, steps=7, guidance=2.5, sampler="ddim", eta=0.0)
 
 
 def imported(source: Path, out: Path, clap: Path | None = None) -> Path:

@@ -147,7 +147,7 @@ def test_what_is_no_such_clap_is_refused(
     with pytest.raises(ModelError, match="no HTSAT audio tower"):
         read_foreign(path, reading)
     torch.save(state, path)
-    with pytest.raises(ModelError, match=r"roberta-base is not here.*give the folder"):
+    with pytest.raises(ModelError, match=r"roberta-base is not here.*give the folder with --tokenizer"):
         read_foreign(path)
     with pytest.raises(ModelError, match=r"no tokenizer in .*--tokenizer"):
         read_foreign(path, Reading(tokenizer=tmp_path))

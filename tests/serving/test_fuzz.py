@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 UNSAID = [
-    "positive_data_acceptance",  # a page cannot say that eta needs ddim, or that a prompt has at most 75 tokens
+    "positive_data_acceptance",  # a page cannot say that a prompt has at most 75 tokens
     "ensure_resource_availability",  # a batch that was just added may have failed on its input
 ]
 

@@ -53,7 +53,7 @@ def test_requests_that_share_every_batch_get_what_each_gets_from_the_pipeline_al
     wishes = [
         WISH,
         WISH | {"steps": 9, "guidance": 1.0, "prompt": "rain"},
-        WISH | {"sampler": "ddim", "eta": 1.0, "duration_s": 0.8, "candidates": 1},
+        WISH | {"sampler": "ddim", "eta": 0.0, "duration_s": 0.8, "candidates": 1},
         WISH | {"threshold": 1.0, "max_redraws": 2, "seed": 8},
         WISH | {"seed": 9, "candidates": 5},
     ]
@@ -131,7 +131,7 @@ def test_the_sound_effects_api_that_people_know(http: httpx.Client) -> None:
         ({"prompt": "x", "candidates": 17}, 400, "candidates", "17 is more than 16"),
         ({"prompt": "x", "sampler": "euler"}, 422, "sampler", "'ddim' or 'dpmpp-2m', not 'euler'"),
         ({"prompt": "x", "stps": 3}, 422, "stps", "not permitted"),
-        ({"prompt": "x", "eta": 0.5}, 400, "eta", "eta 0.5 needs the sampler ddim"),
+        ({"prompt": "x", "eta": 1.5}, 422, "eta", "less than or equal to 1, not 1.5"),
         ({"prompt": "x", "seed": -1}, 422, "seed", "not -1"),
         ({"prompt": "x", "n": 2, "response": "audio"}, 400, None, "response 'audio' is one sound"),
         ({"prompt": "  "}, 400, "prompt", "the prompt is empty"),
