@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.clip import ClipRequest, draw_batch
@@ -110,7 +111,8 @@ def _heard(targets: Mapping[str, Target], model: Path, clap: str, job: LibraryJo
     new = {names[id]: target for id, target in targets.items() if names[id] not in found}
     if new:
         pool = job.pools["rank"]
-        listener = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus)(Listener).remote(model, job)
+        again = {"max_restarts": -1, "max_task_retries": -1}  # where its node is lost
+        listener = ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, **again)(Listener).remote(model, job)
         for name, target in new.items():
             found[name] = ray.get(listener.embed.remote(target.read()))
             store.save_embedding(name, found[name])
@@ -129,7 +131,9 @@ def _make(
 ) -> bool:
     """One draw of each clip into the store. False if the time was over before all were made."""
     started = time.monotonic()
-    meter = ray.remote(num_cpus=0)(Meter).remote()
+    # on this node, which outlives any other that may be lost
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    meter = ray.remote(num_cpus=0, scheduling_strategy=here)(Meter).remote()
     works = (_work(draw_batch([(clip.id, ClipRequest(clip.prompt, clip.seed, clip.settings))], draw)) for clip in clips)
     stream = _dataset(works, len(clips))
     for name in STAGES:

@@ -14,6 +14,7 @@ from foley_ray.checkpoint import shipped_model
 from foley_ray.clip import Candidate, ranked
 from foley_ray.columns import CANDIDATE, CLIP_ID, SCORE, WAVE, Batch, join, split
 from foley_ray.serving.metrics import SampleMetrics, StageMetrics
+from foley_ray.serving.parcel import Parcel, pack, unpack
 from foley_ray.serving.settings import BatchedSettings, ServeSettings, StageSettings
 
 Outcome = Batch | Exception
@@ -70,9 +71,9 @@ class Condition(_Batched):
         self.familiar = stage.familiar
         super().__init__(stage, settings.condition)
 
-    async def __call__(self, batch: Batch) -> Batch:
+    async def __call__(self, batch: Batch) -> Parcel:
         """Raises PromptError for a prompt that is empty or too long."""
-        return await self.run(batch)
+        return pack(await self.run(batch))
 
     async def doubt(self, prompt: str) -> str | None:
         """What to tell who asks for a sound that the model was hardly taught; None for others."""
@@ -93,8 +94,9 @@ class Sample:
         """Call -> the clip it works for, for those who ask how far it is."""
         self.totals: dict[str, int] = {}
 
-    async def __call__(self, batch: Batch) -> Batch:
+    async def __call__(self, parcel: Parcel) -> Parcel:
         """Raises PromptError and GenerationError for this clip alone."""
+        batch = await unpack(parcel)
         call = uuid4().hex  # not the clip's id: a retry may arrive before its forerunner has left
         requests = self.stage.requests(batch)
         self.clips[call] = batch[CLIP_ID.name][0]
@@ -103,7 +105,7 @@ class Sample:
             latents = await self.steps.sample({(call, row): request for row, request in enumerate(requests)})
         finally:
             del self.clips[call], self.totals[call]
-        return self.stage.with_latents(batch, latents)
+        return pack(self.stage.with_latents(batch, latents))
 
     async def progress(self) -> dict[str, tuple[int, int]]:
         """Of every clip under way here: steps done and wanted, over its candidates."""
@@ -129,9 +131,9 @@ class Vocode(_Batched):
         model = settings.model or shipped_model()
         super().__init__(VocodeStage(model, settings.vocode.device, settings.vocode.max_rows), settings.vocode)
 
-    async def __call__(self, batch: Batch) -> Batch:
+    async def __call__(self, parcel: Parcel) -> Parcel:
         """Waves within -1..1 at the model's rate."""
-        return await self.run(batch)
+        return pack(await self.run(await unpack(parcel)))
 
 
 class Rank(_Batched):
@@ -143,9 +145,9 @@ class Rank(_Batched):
         _set_threads(settings.rank)
         super().__init__(RankStage(settings.model or shipped_model(), settings.rank.device), settings.rank)
 
-    async def __call__(self, batch: Batch, keep_all: bool) -> list[Candidate]:
+    async def __call__(self, parcel: Parcel, keep_all: bool) -> list[Candidate]:
         """Best first. Only the best brings its wave, unless `keep_all`: the others' are not worth their way."""
-        done = await self.run(batch)
+        done = await self.run(await unpack(parcel))
         order = ranked(
             Candidate(int(index), float(score), wave_T)
             for index, score, wave_T in zip(done[CANDIDATE.name], done[SCORE.name], done[WAVE.name], strict=True)

@@ -2,8 +2,7 @@
 
     condition -> sample -> vocode -> rank
 
-Each call takes the call before it as its argument: the batch goes from replica to replica, and only the ranked candidates come
-back here.
+The batch goes from replica to replica as a parcel, of which only the address passes here; the ranked candidates come back.
 """
 
 import asyncio
@@ -17,7 +16,7 @@ from uuid import uuid4
 
 from ray.exceptions import ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from foley_ray.clip import Candidate, ClipRequest, draw_batch, passes, ranked
 from foley_ray.errors import FoleyError, Overloaded, ReplicaLost, TimedOut, Unavailable
@@ -158,22 +157,24 @@ class Graph:
         self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None
     ) -> list[Candidate]:
         clip_id = uuid4().hex
-        responses: list[Any] = []
-        try:
-            with self._progress.watched(clip_id, on_progress):
-                responses.append(self.condition.remote(draw_batch([(clip_id, request)], draw)))
-                responses.append(self.sample.remote(responses[-1]))
-                responses.append(self.vocode.remote(responses[-1]))
-                responses.append(self.rank.remote(responses[-1], keep_all))
-                candidates: list[Candidate] = await responses[-1]
-                return candidates
-        except BaseException as error:
-            for response in responses:
-                with suppress(Exception):  # a response that has failed raises its error here once more
-                    response.cancel()
-            if isinstance(error, Exception):
-                raise named(error) from error
-            raise
+        with self._progress.watched(clip_id, on_progress):
+            parcel = await _answer(self.condition.remote(draw_batch([(clip_id, request)], draw)))
+            parcel = await _answer(self.sample.remote(parcel))
+            parcel = await _answer(self.vocode.remote(parcel))
+            candidates: list[Candidate] = await _answer(self.rank.remote(parcel, keep_all))
+        return candidates
+
+
+async def _answer(response: DeploymentResponse[Any]) -> Any:
+    """What the replica answers; who stops waiting for it takes the work back. Raises what went wrong, as `named` tells it."""
+    try:
+        return await response
+    except BaseException as error:
+        with suppress(Exception):  # a response that has failed raises its error here once more
+            response.cancel()
+        if isinstance(error, Exception):
+            raise named(error) from error
+        raise
 
 
 class _Progress:

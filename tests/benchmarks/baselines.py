@@ -80,14 +80,13 @@ class Probe:
         return took
 
     async def empty(self, clip: ClipRequest, times: int) -> list[float]:
-        """The same chain of calls through stages that do nothing."""
+        """The same calls, one after the other, through stages that do nothing."""
         took = []
         for _ in range(times):
             began = time.perf_counter()
             passed: Any = draw_batch([("probe", clip)], 0)
             for stage in self.stages:
-                passed = stage.remote(passed)
-            await passed
+                passed = await stage.remote(passed)
             took.append(time.perf_counter() - began)
         return took
 

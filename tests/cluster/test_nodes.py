@@ -2,14 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
+from rayhead import lose_node
 
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
@@ -17,36 +16,17 @@ from foley_ray.jobfile import TrainJob
 from foley_ray.training.worker import run_job
 
 pytestmark = pytest.mark.cluster
-STEPS = 24
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A head that works not, and nodes with a core each for a worker and its readers."""
-    if ray.is_initialized():
-        ray.shutdown()
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1)
-    # the dashboard is what list_actors asks
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="WARNING")
-    try:
-        yield nodes
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
+STEPS = 80  # more than are done between two looks at how far it is
 
 
 def lose_a_training_node(cluster: Cluster) -> None:
-    """Kill a node that a worker trains on, with all its processes."""
     workers = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
-    [socket] = [node["ObjectStoreSocketName"] for node in ray.nodes() if node["NodeID"] == workers[0].node_id]
-    [node] = [node for node in cluster.worker_nodes if node.plasma_store_socket_name == socket]
-    cluster.remove_node(node, allow_graceful=False)
+    lose_node(cluster, workers[0].node_id)
 
 
 def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp_path: Path) -> None:
-    cluster.add_node(num_cpus=1)  # a spare
+    for _ in range(3):  # one is a spare
+        cluster.add_node(num_cpus=1)
     write_recordings(tmp_path / "recordings", count_per_class=4)
     ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=22_050)
     settings = {"steps": STEPS, "batch_size": 2, "log_every": 1, "checkpoint_every": 4, "adversarial_from": STEPS}
@@ -78,6 +58,8 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp
 
 
 def test_a_run_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster: Cluster, tmp_path: Path) -> None:
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
     write_recordings(tmp_path / "recordings", count_per_class=4)
     ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=22_050)
     settings = {

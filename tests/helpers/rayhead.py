@@ -13,6 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import ray
+from ray.cluster_utils import Cluster
+
 BIN = Path(sys.executable).parent
 
 
@@ -85,6 +88,13 @@ def started(home: Path, cpus: int = 6, grows_by: dict[str, Any] | None = None) -
     finally:
         process.terminate()
         process.wait(60)
+
+
+def lose_node(cluster: Cluster, node_id: str) -> None:
+    """Kill a node of `ray.cluster_utils`, with all its processes."""
+    [socket] = [node["ObjectStoreSocketName"] for node in ray.nodes() if node["NodeID"] == node_id]
+    [node] = [node for node in cluster.worker_nodes if node.plasma_store_socket_name == socket]
+    cluster.remove_node(node, allow_graceful=False)
 
 
 def _autoscaling(gcs: int, node_types: dict[str, Any]) -> dict[str, Any]:
