@@ -16,7 +16,7 @@ from foley_ray.jobfile import TrainJob
 from foley_ray.training.worker import run_job
 
 pytestmark = pytest.mark.cluster
-STEPS = 80  # more than are done between two looks at how far it is
+STEPS = 40
 
 
 def lose_a_training_node(cluster: Cluster) -> None:
@@ -36,8 +36,8 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp
     back: list[float] = []
 
     def lose_a_node(metrics: dict[str, float]) -> None:
-        if lost and not back and metrics["step"] <= steps[-1]:
-            back.append(time.monotonic())
+        if lost and not back and time.monotonic() - lost[0] > 4:  # what was on its way when the node was lost has come
+            back.append(time.monotonic() - lost[0])
         steps.append(int(metrics["step"]))
         if not lost and metrics["step"] >= 10:
             lose_a_training_node(cluster)
@@ -45,16 +45,16 @@ def test_a_lost_node_costs_at_most_one_checkpoint_interval(cluster: Cluster, tmp
 
     run_job(TrainJob(**content, out=tmp_path / "broken"), lose_a_node)
     assert lost, "the run was over before a node was lost"
-    again = [now for before, now in pairwise(steps) if now <= before]
-    assert len(again) == 1, f"the steps were {steps}"
-    assert max(steps[: steps.index(again[0]) + 1]) - again[0] < 4 + 4, "more than a checkpoint interval was lost"
+    assert len(list((tmp_path / "broken" / "tensorboard").iterdir())) == 2, "one file per attempt"
+    again = [before + 1 - now for before, now in pairwise(steps) if now <= before]
+    assert sum(again) < 4 + 4, f"more than a checkpoint interval was lost: the steps were {steps}"
     run_job(TrainJob(**content, out=tmp_path / "unbroken"))
     losses = [
         [json.loads(line)["generator/l1"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("broken", "unbroken")
     ]
     assert losses[0] == losses[1]
-    print(f"back at step {again[0]} {back[0] - lost[0]:.0f} s after the loss")
+    print(f"{sum(again)} reported steps lost, on after {back[0]:.0f} s")
 
 
 def test_a_run_that_may_shrink_goes_on_with_the_nodes_that_are_left(cluster: Cluster, tmp_path: Path) -> None:
