@@ -30,7 +30,7 @@ from ray.util.metrics import Gauge
 from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
 from foley_ray.data.cache import CacheInfo, is_cache
 from foley_ray.data.cluster import ensure_ray, quiet_progress
-from foley_ray.data.dataset import READER_CPUS, READERS, collate
+from foley_ray.data.dataset import READER_CPUS, READERS, Collate
 from foley_ray.errors import ConfigError, NonFiniteLoss, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.training.loop import Hooks, Trainer
@@ -263,7 +263,7 @@ def _agree(choice: Path | None) -> Path | None:
 
 
 def _batches(stream: Dataset, rows: int) -> Iterator[dict[str, Any]]:
-    for batch in stream.iter_torch_batches(batch_size=rows, collate_fn=collate, drop_last=True, prefetch_batches=2):
+    for batch in stream.iter_torch_batches(batch_size=rows, collate_fn=Collate(), drop_last=True, prefetch_batches=2):
         yield dict(batch)
 
 

@@ -22,7 +22,7 @@ from foley_ray.audio.wave import resample
 from foley_ray.config import default
 from foley_ray.data.augment import training_crop
 from foley_ray.data.cluster import ensure_ray, quiet_progress
-from foley_ray.data.dataset import StreamSettings, collate, training_stream
+from foley_ray.data.dataset import Collate, StreamSettings, training_stream
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
 
@@ -78,7 +78,7 @@ def main() -> None:
 
         def ours() -> Iterator[torch.Tensor]:
             share = stream.share(0, 1, arguments.batch_size, steps)
-            for batch in share.iter_torch_batches(batch_size=arguments.batch_size, collate_fn=collate, prefetch_batches=2):
+            for batch in share.iter_torch_batches(batch_size=arguments.batch_size, collate_fn=Collate(), prefetch_batches=2):
                 yield batch["wave"]
 
         def theirs() -> Iterator[torch.Tensor]:
