@@ -39,7 +39,7 @@ from foley_ray.spec import AudioSpec
 
 WINDOW_ROWS = 4096
 BLOCK_BYTES = 16 * 2**20
-"""What a reading task hands over at a time: some ninety crops of 4 s as 16-bit. With 4 MiB, `_Breather`'s rounds were the limit."""
+"""What a reading task hands over at a time: some ninety crops of 4 s as 16-bit. With 4 MiB `_Breather` was the limit."""
 READERS = 2
 """Reading tasks per worker: one at work, one opening the next window."""
 READER_CPUS = 0.1
