@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from outcome import delivered
 from sounds import save, tone
 from wavinfo import WavInfoReader
 
@@ -73,15 +74,6 @@ def write_plan(folder: Path) -> Path:
 @pytest.fixture
 def plan_file(tmp_path: Path) -> Path:
     return write_plan(tmp_path)
-
-
-def delivered(library: Path) -> dict[str, bytes]:
-    """Everything a user sees, but for the report, which tells of a run and not of the library."""
-    return {
-        str(path.relative_to(library)): path.read_bytes()
-        for path in library.rglob("*")
-        if path.is_file() and ".foley" not in path.parts and not path.name.startswith("report.")
-    }
 
 
 @pytest.fixture(scope="module")

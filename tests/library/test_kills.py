@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from outcome import delivered
 from sounds import save, tone
 
 PLAN = """\
@@ -22,14 +23,6 @@ categories:
   - {catid: ANMLDog, name: Dog, prompts: [a dog barks], seeds: 30}
   - {catid: VEHMisc, name: Motor, prompts: [a motor], seeds: 6, targets: motors}
 """
-
-
-def delivered(library: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(library)): path.read_bytes()
-        for path in library.rglob("*")
-        if path.is_file() and ".foley" not in path.parts and not path.name.startswith("report.")
-    }
 
 
 @pytest.mark.soak

@@ -3,8 +3,6 @@
 The ingress is another matter: who was connected to it is told at once, and asks again; the same seed is the same sound.
 """
 
-import base64
-import io
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import soundfile as sf
+from outcome import sound
 
 pytestmark = pytest.mark.soak
 GENERATE = "/v1/audio/generate"
@@ -22,14 +20,6 @@ WISHES = [
     {"prompt": "a dog bark", "duration_s": 0.5, "steps": 10 + 5 * (seed % 5), "candidates": 2, "seed": seed}
     for seed in range(16)
 ]
-
-
-def sound(answer: httpx.Response) -> tuple[int, list[int], np.ndarray]:
-    """Seed, order of the candidates, and the best one's wave."""
-    assert answer.status_code == 200, answer.text
-    [clip] = answer.json()["clips"]
-    wave_T = sf.read(io.BytesIO(base64.b64decode(clip["candidates"][0]["audio"])), dtype="float32")[0]
-    return clip["seed"], [item["index"] for item in clip["candidates"]], wave_T
 
 
 @pytest.mark.parametrize("name", ["Condition", "Sample", "Vocode", "Rank"])
