@@ -53,10 +53,10 @@ def run(settings: ServeSettings, host: str, port: int, tell: Callable[[str], Non
     _check_port(host, port)
     app = build_app(settings)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    _on_signals(stop)
     tell("starting Ray and the four stages, about half a minute")
     ensure_ray(num_cpus=max(2, os.cpu_count() or 1))
+    _on_signals(stop)  # Ray has put a SIGTERM handler of its own in place, which aborts
     try:
         if settings.sample.num_gpus and ray.cluster_resources().get("GPU", 0) < 1:
             raise ConfigError("--gpu: Ray finds no GPU on this machine; leave it out to run on the CPU")
@@ -74,6 +74,11 @@ def run(settings: ServeSettings, host: str, port: int, tell: Callable[[str], Non
         with suppress(Exception):  # on the way out; Ray going down takes everything with it
             serve.delete("foley")
         ray.shutdown()
+
+
+def _on_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def _reason() -> str:

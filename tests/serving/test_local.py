@@ -25,7 +25,10 @@ def test_a_network_address_needs_keys_and_a_taken_port_is_said_before_anything_s
 
 
 @pytest.mark.cluster
-def test_it_says_where_it_is_and_ctrl_c_ends_it(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_it_is_and_ctrl_c_or_a_service_manager_ends_it(
+    number: signal.Signals, tiny_model: Path, tmp_path: Path
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,7 +43,7 @@ def test_it_says_where_it_is_and_ctrl_c_ends_it(tiny_model: Path, tmp_path: Path
             f"http://127.0.0.1:{port}/v1/sound-generation", json={"text": "rain", "duration_seconds": 0.5}, timeout=120
         )
         assert answer.status_code == 200
-        program.send_signal(signal.SIGINT)
+        program.send_signal(number)
         rest, errors = program.communicate(timeout=120)
         assert (program.returncode, rest.strip()) == (0, "stopping")
         assert "Traceback" not in errors
