@@ -123,7 +123,9 @@ def ingest(
 @app.command()
 def train(
     task: Annotated[str, typer.Argument(help=" | ".join(TASKS))],
-    data: Annotated[Path, typer.Option(help="dataset of `foley ingest`; for diffusion and finetune also a `foley cache`")],
+    data: Annotated[
+        str, typer.Option(help="dataset of `foley ingest`; for diffusion and finetune also a `foley cache`; folder or URI")
+    ],
     out: Annotated[Path, typer.Option(help="run folder; the same folder continues")],
     preset_name: Annotated[str, typer.Option("--preset", help=" | ".join(PRESETS))] = "default",
     init: Annotated[
@@ -181,7 +183,7 @@ def train(
 
 @app.command()
 def cache(
-    data: Annotated[Path, typer.Option(help="dataset that `foley ingest` wrote")],
+    data: Annotated[str, typer.Option(help="dataset that `foley ingest` wrote; folder or URI")],
     out: Annotated[Path, typer.Option(help="cache folder to write; give it to `foley train` as --data")],
     init: Annotated[list[Path], typer.Option(help="run or model folder that gives vae or clap; repeatable")],
     preset_name: Annotated[str, typer.Option("--preset", help=" | ".join(PRESETS))] = "default",

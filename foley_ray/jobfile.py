@@ -5,14 +5,15 @@ Imports neither torch nor ray. Relative paths are relative to the working direct
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from foley_ray.config import (
     MAX_SEED,
@@ -40,16 +41,44 @@ def _place(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and "://" not in value else value
 
 
+def _here(value: Any) -> Any:
+    if re.match(r"[A-Za-z][\w+.-]+:/", str(value)):
+        raise ValueError(f"{value} is a URI, but this must be a folder that all nodes see; `publish` has a copy made at a URI")
+    return value
+
+
+def _uri(value: str) -> str:
+    if "://" not in value:
+        raise ValueError(f"{value} is no URI such as s3://bucket/library")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_here)]
+AnyFolder = Annotated[Path | str, BeforeValidator(_place)]
+
+
+class Job(Settings):
+    """What all jobs have: a folder for what they make."""
+
+    last: ClassVar[str] = ""
+    """The file that is written last of all, if there is one: where it is whole, so is the rest."""
+
+    out: LocalPath
+    publish: Annotated[str, AfterValidator(_uri)] | None = Field(
+        None, description="URI such as s3://bucket/library, where a copy of what was made is kept up to date"
+    )
+
+
 def _autoscaled() -> Any:
     return Field(False, description="the cluster grows by itself: wait for what it lacks now, where else it is refused")
 
 
-class IngestJob(Settings):
+class IngestJob(Job):
     """jobs/ingest.py: recordings -> dataset."""
 
-    source: Annotated[Path | str, BeforeValidator(_place)] = Field(description="folder, or URI such as s3://bucket/recordings")
+    last = "dataset.json"
+    source: AnyFolder = Field(description="folder, or URI such as s3://bucket/recordings")
     layout: Layout = Field("auto", description="how the source is laid out; auto: the first layout that fits")
-    out: Path
     preset: str = Field("default", description="sets the sample rate")
     eval_share: float = Field(0.1, ge=0, le=1, description="share of recordings held out, where the source has no split")
     max_duration_s: float = Field(30.0, gt=0)
@@ -57,14 +86,14 @@ class IngestJob(Settings):
     overwrite: bool = False
 
 
-class TrainJob(Settings):
+class TrainJob(Job):
     """jobs/train.py: one part of the model, from a dataset."""
 
+    last = "model/foley.json"
     task: Task
     preset: str = "default"
-    data: Path
-    out: Path
-    init: tuple[Path, ...] = Field((), description="run or model folders that give frozen parts and the warm start")
+    data: AnyFolder
+    init: tuple[LocalPath, ...] = Field((), description="run or model folders that give frozen parts and the warm start")
     settings: dict[str, Any] = Field({}, description="changes to the preset's training settings")
     tuning: TuningConfig | None = Field(None, description="finetune: another form of the tuning layer")
     shippable_only: bool = False
@@ -90,13 +119,13 @@ class TrainJob(Settings):
         return chosen, override(chosen.training[self.task], self.settings)
 
 
-class CacheJob(Settings):
+class CacheJob(Job):
     """jobs/cache.py: dataset -> latents and embeddings, to train diffusion and finetune on."""
 
+    last = "cache.json"
     preset: str = "default"
-    data: Path
-    out: Path
-    init: tuple[Path, ...] = Field((), description="run or model folders that give vae and clap")
+    data: AnyFolder
+    init: tuple[LocalPath, ...] = Field((), description="run or model folders that give vae and clap")
     variants: int = Field(1, ge=1, description="crops of each recording")
     augment: bool = Field(False, description="vary each crop as training on the fly does; else only its place varies")
     seed: int = 0
@@ -107,13 +136,12 @@ class CacheJob(Settings):
     overwrite: bool = False
 
 
-class GenerateJob(Settings):
+class GenerateJob(Job):
     """jobs/generate.py: prompts -> ranked clips, spread over workers."""
 
     prompts: tuple[str, ...] = Field((), description="or `prompts_file`, one prompt a line")
     prompts_file: Path | None = None
-    model: Path | None = Field(None, description="model folder; the shipped one when absent")
-    out: Path
+    model: LocalPath | None = Field(None, description="model folder; the shipped one when absent")
     count: int = Field(1, ge=1, description="clips per prompt")
     seed: int = Field(0, ge=0, le=MAX_SEED)
     clip: ClipSettings = USUAL
@@ -157,12 +185,13 @@ _SMALL_POOLS: dict[StageName, Pool] = {
 """Fit on two cores."""
 
 
-class LibraryJob(Settings):
+class LibraryJob(Job):
     """jobs/build_library.py: a plan -> a delivered, catalogued sound library."""
 
+    last = "manifest.json"
     plan: Path
-    out: Path = Field(description="library folder; the same folder goes on")
-    model: Path | None = Field(None, description="model folder; the shipped one when absent")
+    out: LocalPath = Field(description="library folder; the same folder goes on")
+    model: LocalPath | None = Field(None, description="model folder; the shipped one when absent")
     pools: dict[StageName, Pool] = Field({}, description="changes to the actors of the stages")
     autoscaled: bool = _autoscaled()
     group: int = Field(1, ge=1, description="clips per call of a stage; more fill a GPU, and give sounds of their own last bit")
@@ -176,10 +205,11 @@ class LibraryJob(Settings):
         return self
 
 
-AnyJob = TypeVar("AnyJob", bound=Settings)
+AnySettings = TypeVar("AnySettings", bound=Settings)
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
-def load_job(kind: type[AnyJob], path: Path, changes: Sequence[str] = ()) -> AnyJob:
+def load_job(kind: type[AnySettings], path: Path, changes: Sequence[str] = ()) -> AnySettings:
     """A job from its YAML file, with key=value changes (dots reach into sections: clip.steps=50).
 
     Raises ConfigError naming the file, the key, the value seen and the rule.
@@ -202,7 +232,7 @@ def load_job(kind: type[AnyJob], path: Path, changes: Sequence[str] = ()) -> Any
     return make_job(kind, content, str(path))
 
 
-def make_job(kind: type[AnyJob], content: dict[str, Any], where: str = "") -> AnyJob:
+def make_job(kind: type[AnySettings], content: dict[str, Any], where: str = "") -> AnySettings:
     """A job from plain values. Raises ConfigError as `load_job` does."""
     try:
         return kind.model_validate(content)
@@ -225,8 +255,11 @@ def assignment(text: str) -> tuple[str, Any]:
     return key.strip(), parsed
 
 
-def job_main(kind: type[AnyJob], run: Callable[[AnyJob], None]) -> None:
-    """The body of a job script: `--config FILE [key=value ...]`, errors of ours on one line and exit status 2."""
+def job_main(kind: type[AnyJob], run: Callable[[AnyJob], int | None]) -> None:
+    """The body of a job script: `--config FILE [key=value ...]`, errors of ours on one line and exit status 2.
+
+    Otherwise the status is what `run` returns; what it made is published before, if the job asks for that.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True, help="job file, YAML")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="changes to the job file")
@@ -234,14 +267,27 @@ def job_main(kind: type[AnyJob], run: Callable[[AnyJob], None]) -> None:
     try:
         job = load_job(kind, options.config, options.changes)
         _refuse_lost_paths(job)
-        run(job)
+        status = published(job, run)
     except FoleyError as error:
         cause = getattr(error, "cause", error)  # what a Ray task raised comes wrapped in its whole traceback
         print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
         sys.exit(2)
+    sys.exit(status)
 
 
-def _refuse_lost_paths(job: Settings) -> None:
+def published(job: AnyJob, run: Callable[[AnyJob], int | None]) -> int:
+    """Run a job and publish what it made; its status. Whether that can be published is looked at before anything is made."""
+    if job.publish is None:
+        return run(job) or 0
+    from foley_ray.data.folder import publish, reach
+
+    reach(job.publish)
+    status = run(job) or 0
+    print(f"{job.publish}: {publish(job.out, job.publish, job.last)} files copied")
+    return status
+
+
+def _refuse_lost_paths(job: Job) -> None:
     """A submitted job runs in a copy of its working directory that is thrown away: what it wrote there would be lost."""
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return

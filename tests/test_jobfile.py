@@ -5,8 +5,18 @@ import pytest
 import yaml
 
 from foley_ray.config import PRESETS, TASKS
-from foley_ray.errors import ConfigError
-from foley_ray.jobfile import GenerateJob, IngestJob, Layout, TrainJob, assignment, load_job, make_job
+from foley_ray.errors import ConfigError, SourceError
+from foley_ray.jobfile import (
+    GenerateJob,
+    IngestJob,
+    Layout,
+    LibraryJob,
+    TrainJob,
+    assignment,
+    load_job,
+    make_job,
+    published,
+)
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
@@ -93,3 +103,29 @@ def test_the_layouts_offered_are_those_there_are() -> None:
 @pytest.mark.parametrize(("source", "kept"), [("s3://bucket/a", "s3://bucket/a"), ("a//b", Path("a/b"))])
 def test_a_uri_stays_as_it_is(source: str, kept) -> None:
     assert make_job(IngestJob, {"source": source, "out": "b"}).source == kept
+    assert make_job(TrainJob, {"task": "vae", "data": source, "out": "b"}).data == kept
+
+
+@pytest.mark.parametrize("key", ["out", "model"])
+@pytest.mark.parametrize("value", ["s3://bucket/clips", Path("s3://bucket/clips")])
+def test_work_is_done_in_folders_and_a_uri_for_one_is_refused(key: str, value) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = .*s3:/+bucket/clips is a URI.*`publish` has a copy made"):
+        make_job(GenerateJob, {"prompts": ["rain"], "out": "o"} | {key: value})
+
+
+def test_what_a_job_made_is_published_with_its_status(tmp_path: Path, capsys) -> None:
+    out, there = tmp_path / "out", tmp_path / "there"
+
+    def run(job: LibraryJob) -> int:
+        out.mkdir()
+        (out / "manifest.json").write_text("{}")
+        return 75
+
+    content = {"plan": "p", "out": out, "publish": there.as_uri()}
+    assert published(make_job(LibraryJob, content), run) == 75
+    assert capsys.readouterr().out == f"{there.as_uri()}: 1 files copied\n"
+    assert (there / "manifest.json").read_text() == "{}"
+    with pytest.raises(ConfigError, match="publish = .* is no URI"):
+        make_job(LibraryJob, content | {"publish": "bucket/clips"})
+    with pytest.raises(SourceError, match="cannot reach nonsense://x"):
+        published(make_job(LibraryJob, content | {"publish": "nonsense://x"}), lambda job: pytest.fail("made something"))

@@ -27,6 +27,7 @@ from foley_ray.checkpoint import Part, PartInfo, find_parts, load_part, model_fo
 from foley_ray.config import Preset, Settings, describe, preset
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import Columns, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
+from foley_ray.data.folder import Folder, absolute, has_file, read_text
 from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
 from foley_ray.data.staging import staging
 from foley_ray.errors import DatasetError, OutputError
@@ -82,11 +83,11 @@ class CacheInfo(Settings):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @classmethod
-    def load(cls, cache: Path) -> Self:
+    def load(cls, cache: Folder) -> Self:
         """Read `cache.json`. Raises DatasetError: never finished, another version, or damaged."""
-        file = cache / INFO_FILE
+        file = f"{cache}/{INFO_FILE}"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(cache, INFO_FILE))
             if content["format_version"] != FORMAT_VERSION:
                 raise ValueError(f"format version {content['format_version']}, this foley_ray reads {FORMAT_VERSION}")
             return cls.model_validate(content)
@@ -96,9 +97,9 @@ class CacheInfo(Settings):
             raise DatasetError(f"{file} cannot be read ({error}); make the cache again") from None
 
 
-def is_cache(folder: Path) -> bool:
+def is_cache(folder: Folder) -> bool:
     """Whether a folder is a cache, rather than a dataset."""
-    return (folder / INFO_FILE).is_file()
+    return has_file(folder, INFO_FILE)
 
 
 def run_job(job: CacheJob, progress: Progress = lambda done, total: None, chosen: Preset | None = None) -> CacheInfo:
@@ -110,7 +111,7 @@ def run_job(job: CacheJob, progress: Progress = lambda done, total: None, chosen
     chosen = chosen or preset(job.preset)
     given = find_parts([model_folder(path.resolve()) for path in job.init], chosen, needed=MAKERS, why="the cache")
     settings = StreamSettings(split=job.split, seed=job.seed, augment=job.augment, shippable_only=job.shippable_only)
-    dataset, audio = job.data.resolve(), chosen.model.audio
+    dataset, audio = absolute(job.data), chosen.model.audio
     stream = training_stream(dataset, settings, audio)
     total = stream.rows_per_epoch * job.variants
     info = CacheInfo(
@@ -229,7 +230,7 @@ class LatentWindow(Window):
         }
 
 
-def cached_stream(cache: Path, settings: StreamSettings, audio: AudioSpec, parts: Mapping[Part, PartInfo]) -> TrainingStream:
+def cached_stream(cache: Folder, settings: StreamSettings, audio: AudioSpec, parts: Mapping[Part, PartInfo]) -> TrainingStream:
     """Training rows of a cache: columns latent, audio_embedding, caption, class_id, sha256, epoch.
 
     Raises DatasetError if the cache is damaged, has no rows of the wanted kind, or was computed by other parts than `parts`.

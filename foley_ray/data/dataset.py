@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 from foley_ray.config import Settings
 from foley_ray.data.augment import training_crop
 from foley_ray.data.captions import drop_words
+from foley_ray.data.folder import Folder, open_file, parquet_files
 from foley_ray.data.manifest import DATA_FOLDER, load_info
 from foley_ray.errors import DatasetError
 from foley_ray.spec import AudioSpec
@@ -178,7 +178,7 @@ class TrainingStream:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Folder,
         settings: StreamSettings,
         classes: tuple[str, ...],
         kind: type[Window],
@@ -189,6 +189,7 @@ class TrainingStream:
             if name not in classes:
                 near = ", ".join(difflib.get_close_matches(name, classes, n=3)) or ", ".join(classes[:6])
                 raise DatasetError(f"{folder} has no class {name!r} among its {len(classes)}; did you mean: {near}")
+        self.folder = folder
         self.settings = settings
         self.classes = classes
         self._open: Callable[..., Window] = partial(
@@ -197,7 +198,7 @@ class TrainingStream:
         self._columns = (*kind.columns, "class", "split", "shippable", "sha256")
         try:
             groups = _windows(folder)
-            selected = [_selected(_read(window, ("split", "shippable", "class")), settings) for window in groups]
+            selected = [_selected(_read(folder, window, ("split", "shippable", "class")), settings) for window in groups]
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"dataset {folder} is damaged ({error}); make it again") from None
         if not groups:
@@ -268,10 +269,10 @@ class TrainingStream:
         return stream
 
     def _window(self, index: int) -> Window:
-        return self._open(_selected(_read(self._groups[index], self._columns), self.settings), index)
+        return self._open(_selected(_read(self.folder, self._groups[index], self._columns), self.settings), index)
 
 
-def training_stream(dataset: Path, settings: StreamSettings, spec: AudioSpec) -> TrainingStream:
+def training_stream(dataset: Folder, settings: StreamSettings, spec: AudioSpec) -> TrainingStream:
     """Training crops of a dataset: columns wave (int16, T), caption, class_id, sha256, epoch.
 
     Raises DatasetError if the dataset is missing, empty in this split, or was ingested at another sample rate.
@@ -328,23 +329,28 @@ class Collate(NumpyBatchCollateFn):  # type: ignore[misc]
         return collate(batch)
 
 
-def _windows(dataset: Path) -> list[list[tuple[str, int]]]:
+def _windows(dataset: Folder) -> list[list[tuple[str, int]]]:
     """The dataset's row groups, (file, index), in runs of about WINDOW_ROWS rows."""
     windows: list[list[tuple[str, int]]] = [[]]
     held = 0
-    for path in sorted((dataset / DATA_FOLDER).glob("*.parquet")):
-        metadata = pq.read_metadata(path)
+    for name in parquet_files(dataset, DATA_FOLDER):
+        with open_file(dataset, name) as file:
+            metadata = pq.read_metadata(file)
         for group in range(metadata.num_row_groups):
             if held >= WINDOW_ROWS:
                 windows.append([])
                 held = 0
-            windows[-1].append((str(path), group))
+            windows[-1].append((name, group))
             held += metadata.row_group(group).num_rows
     return windows
 
 
-def _read(window: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:
-    return pa.concat_tables(pq.ParquetFile(path).read_row_group(group, columns=list(columns)) for path, group in window)
+def _read(dataset: Folder, window: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:
+    tables = []
+    for name, group in window:
+        with open_file(dataset, name) as file:
+            tables.append(pq.ParquetFile(file).read_row_group(group, columns=list(columns)))
+    return pa.concat_tables(tables)
 
 
 def _selected(table: pa.Table, settings: StreamSettings) -> pa.Table:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pydantic import Field, ValidationError
 
 from foley_ray.config import Settings, describe
+from foley_ray.data.folder import Folder, has_file, read_text
 from foley_ray.errors import DatasetError, OutputError
 
 FORMAT_VERSION = 1
@@ -100,15 +101,15 @@ class DatasetInfo(Settings):
             raise OutputError(f"cannot write {dataset / INFO_FILE}: {error.strerror}") from None
 
     @classmethod
-    def load(cls, dataset: Path) -> Self:
+    def load(cls, dataset: Folder) -> Self:
         """Read `dataset.json`. Raises DatasetError: no folder, never finished, another version, or damaged."""
-        file = dataset / INFO_FILE
-        if not dataset.is_dir():
+        file = f"{dataset}/{INFO_FILE}"
+        if isinstance(dataset, Path) and not dataset.is_dir():
             raise DatasetError(f"no dataset at {dataset}: make one with `foley ingest SOURCE --out {dataset}`")
-        if not file.is_file():
+        if not has_file(dataset, INFO_FILE):
             raise DatasetError(f"{dataset} has no {INFO_FILE}: not a dataset, or its ingest never finished; ingest again")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(dataset, INFO_FILE))
             version = content.get("format_version")
         except (OSError, ValueError, AttributeError) as error:
             raise DatasetError(f"{file} is damaged ({error}); ingest again") from None
@@ -120,9 +121,9 @@ class DatasetInfo(Settings):
             raise DatasetError(f"{file} is damaged ({describe(error)}); ingest again") from None
 
 
-def load_info(dataset: Path) -> DatasetInfo:
+def load_info(dataset: Folder) -> DatasetInfo:
     """The summary of a finished dataset. Raises DatasetError as `DatasetInfo.load` does."""
-    return DatasetInfo.load(Path(dataset))
+    return DatasetInfo.load(dataset)
 
 
 def rows_digest(rows: Iterable[tuple[str, ...]]) -> str:

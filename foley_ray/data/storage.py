@@ -1,7 +1,6 @@
 """Where the recordings of a source lie, and how to get at their bytes. Knows no layout and nothing about sound.
 
-A source is a folder on this machine or a URI: file://, s3://, gs://, abfs://, hf:// and what else pyarrow's filesystems know,
-and through fsspec all that it knows. Credentials are theirs: from the environment, or in the URI.
+A source is a folder on this machine or a URI (folder.py says of which kinds).
 
 Names are relative to the source with forward slashes, and come from other people's tables: one that leads out of the source
 is refused, on this machine after links have been followed. What lies within an archive is never unpacked, only read.
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
+from foley_ray.data.folder import connect
 from foley_ray.data.manifest import Reason
 from foley_ray.errors import SourceError
 
@@ -62,7 +62,7 @@ class Storage:
         self.folder = None if "://" in address else Path(address).resolve()
         self._filesystem: Any = None
         if self.folder is None:
-            self._filesystem, self._base = _connect(address)
+            self._filesystem, self._base = connect(address)
         elif not self.folder.is_dir():
             raise SourceError(f"no folder at {address}: give the folder that holds the recordings, or a URI such as s3://...")
         self._cells: _Cells | None = None
@@ -180,25 +180,6 @@ class _Cells:
             raise Fault(Reason.EMPTY, f"no bytes in column {self.column}")
         _check_size(len(value))
         return bytes(value)
-
-
-def _connect(address: str) -> tuple[Any, str]:
-    """(filesystem, folder in it) of a URI."""
-    try:
-        try:
-            filesystem, path = pa_fs.FileSystem.from_uri(address)
-        except pa.ArrowInvalid:  # a scheme that pyarrow does not know
-            from fsspec.core import url_to_fs
-
-            fsspec_filesystem, path = url_to_fs(address)
-            filesystem = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(fsspec_filesystem))
-        base = filesystem.normalize_path(path).rstrip("/")
-        found = filesystem.get_file_info(base).type
-    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise SourceError(f"cannot reach {address}: {' '.join(str(error).split())}") from None
-    if found != pa_fs.FileType.Directory:
-        raise SourceError(f"no folder at {address}: check the bucket and path, and that the credentials may list it")
-    return filesystem, base
 
 
 def _listed(filesystem: Any, base: str, address: str) -> list[str]:

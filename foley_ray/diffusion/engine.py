@@ -21,7 +21,7 @@ from torch import Tensor
 from foley_ray.config import Sampler
 from foley_ray.diffusion.guidance import combine, guided_rows, is_guided
 from foley_ray.diffusion.samplers import METHODS, Earlier
-from foley_ray.diffusion.schedule import Level, Prediction, Schedule
+from foley_ray.diffusion.schedule import Level, Prediction, Schedule, to_x0
 from foley_ray.diffusion.windows import blend, cover
 from foley_ray.errors import FoleyError, GenerationError, PromptError
 
@@ -245,7 +245,8 @@ class StepEngine:
         owners = [track for track, windows in zip(tracks, frames, strict=True) for _ in windows]
         guided = guided_rows([track.request.guidance for track in owners])
         x = torch.stack([_seen(track.x, window) for track, windows in zip(tracks, frames, strict=True) for window in windows])
-        timestep_B = torch.tensor([track.levels[track.step].timestep for track in owners], device=self.device)
+        levels = [track.levels[track.step] for track in owners]
+        timestep_B = torch.tensor([level.timestep for level in levels], device=self.device)
         condition_BD = torch.stack([track.condition_D for track in owners])
         predicted = self.denoise(
             torch.cat([x, x[guided]]).to(self.dtype),
@@ -257,7 +258,8 @@ class StepEngine:
             scale_B = torch.tensor([owners[row].request.guidance for row in guided], device=self.device)
             conditional = conditional.clone()
             conditional[guided] = combine(conditional[guided], predicted[len(owners) :], scale_B)
-        rows = iter(self.schedule.to_x0(conditional, x, timestep_B, self.prediction))
+        alpha, sigma = torch.tensor([[s.alpha, s.sigma] for s in levels], device=self.device).T.reshape(2, -1, 1, 1, 1)
+        rows = iter(to_x0(conditional, x, alpha, sigma, self.prediction))
         return [_whole(list(islice(rows, len(windows))), windows, track) for track, windows in zip(tracks, frames, strict=True)]
 
     def _advance(self, track: _Track, x0: Tensor) -> tuple[Tensor, Earlier]:

@@ -19,8 +19,9 @@ from foley_ray.audio.files import replacing
 from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.clip import ClipRequest, draw_batch
 from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CONDITION, SCORE, TARGET, WAVE
-from foley_ray.config import MAX_SEED, USUAL, ClipSettings, Settings
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import DataError, OutputError
+from foley_ray.jobfile import Job, LocalPath
 from foley_ray.stages.condition import ConditionStage
 from foley_ray.stages.rank import RankStage
 from foley_ray.stages.sample import SampleStage
@@ -30,11 +31,10 @@ POOL_FILE = "pool.json"
 PCM = 32767
 
 
-class PoolJob(Settings):
+class PoolJob(Job):
     """jobs/experiments/candidates.py: prompts -> candidates, all of them kept."""
 
-    model: Path | None = Field(None, description="model folder; the shipped one when absent")
-    out: Path
+    model: LocalPath | None = Field(None, description="model folder; the shipped one when absent")
     prompts: dict[str, tuple[str, ...]] = Field(min_length=1, description="class: [wordings]")
     candidates: int = Field(10, ge=1, le=100, description="of each wording")
     seed: int = Field(0, ge=0, le=MAX_SEED // 2, description="of each class's first wording; the next ones count up from it")
@@ -49,7 +49,7 @@ def make_pool(job: PoolJob, progress: Callable[[str], None] = print) -> None:
     made_with = {
         "model": info.digest,
         "sample_rate_hz": info.model.audio.sample_rate_hz,
-        **job.model_dump(mode="json", exclude={"model", "out"}),
+        **job.model_dump(mode="json", exclude={"model", "out", "publish"}),
     }
     note = job.out / POOL_FILE
     if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != made_with:

@@ -15,24 +15,24 @@ import numpy as np
 from pydantic import Field
 
 from foley_ray.audio.files import replacing
-from foley_ray.config import MAX_SEED, Settings
+from foley_ray.config import MAX_SEED
 from foley_ray.errors import ConfigError, DataError
 from foley_ray.evaluation import metrics
 from foley_ray.evaluation.classifier import Classifier
 from foley_ray.evaluation.pool import Candidates, Pool
 from foley_ray.evaluation.recordings import clips, read_recordings
 from foley_ray.evaluation.score import Real
+from foley_ray.jobfile import Job, LocalPath
 
 
-class QuestionJob(Settings):
+class QuestionJob(Job):
     """Any question: what it reads and where its answer goes."""
 
     pool: Path = Field(description="of jobs/experiments/candidates.py")
     other_pool: Path | None = Field(None, description="the same without the tuning layer, where a question compares the two")
     data: Path = Field(description="dataset of real recordings")
     classifier: Path = Field(description="classifier folder of `foley score`, trained on that dataset")
-    model: Path | None = Field(None, description="model folder; the shipped one when absent")
-    out: Path
+    model: LocalPath | None = Field(None, description="model folder; the shipped one when absent")
     draws: int = Field(50, ge=1, description="resamples of the pool")
     seed: int = Field(0, ge=0, le=MAX_SEED)
 

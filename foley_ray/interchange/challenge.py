@@ -23,6 +23,7 @@ from foley_ray.config import MAX_SEED, ClipSettings, Sampler, Settings
 from foley_ray.errors import ModelError
 from foley_ray.generate import describe
 from foley_ray.interchange.foreign import TARGETS_FILE
+from foley_ray.jobfile import Job, LocalPath
 from foley_ray.pipeline import Pipeline
 from foley_ray.stages.rank import target_files
 
@@ -43,11 +44,10 @@ class ChallengeClass(Settings):
     )
 
 
-class ChallengeJob(Settings):
+class ChallengeJob(Job):
     """jobs/dcase2023.py: the challenge's seven classes -> its folder of clips."""
 
-    models: dict[str, Path]
-    out: Path
+    models: dict[str, LocalPath]
     classes: dict[str, ChallengeClass]
     count: int = Field(100, ge=1, description="clips per class")
     seed: int = Field(0, ge=0, le=MAX_SEED)

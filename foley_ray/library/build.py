@@ -9,8 +9,9 @@ import os
 import pickle
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from foley_ray.errors import ConfigError, OutputError
 from foley_ray.jobfile import STAGES, LibraryJob
 from foley_ray.library.actors import LastActor, Listener, Meter, StageActor
 from foley_ray.library.catalogue import MANIFEST, Missing, write_catalogue
-from foley_ray.library.choose import choose, most_draws, unsettled
+from foley_ray.library.choose import Choice, choose, most_draws, unsettled
 from foley_ray.library.deliver import Delivery, deliver
 from foley_ray.library.plan import PlannedClip, expand, load_plan
 from foley_ray.library.report import Report, write_report
@@ -89,12 +90,12 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
         made = {id: draws[id] for id in draws.keys() - tally.failed.keys()}
         choices = choose(clips, made, store, target_D)
         rate_hz = info.model.audio.sample_rate_hz
-        deliveries = [
-            Delivery.of(plan, choice.clip, choice.candidate, choice.score, info.digest, rate_hz, targets.get(choice.clip.id))
-            for choice in choices
-            if choice.gate is None
-        ]
-        _deliver_all(deliveries, store)
+
+        def delivery(choice: Choice) -> Delivery:
+            target = targets.get(choice.clip.id)
+            return Delivery.of(plan, choice.clip, choice.candidate, choice.score, info.digest, rate_hz, target)
+
+        _deliver_all([choice for choice in choices if choice.gate is None], delivery, store)
         missing = [Missing(clip, tally.failed.get(clip.id, NOT_MADE)) for clip in clips if clip.id not in made]
         write_catalogue(plan, info, choices, missing, targets, store)
         report = Report.of(plan.library, choices, missing, tally.made, reused, dict(tally.busy_s), _gpu_s(job, tally), started)
@@ -167,11 +168,20 @@ def _make(
     return done == len(clips)
 
 
-def _deliver_all(deliveries: Sequence[Delivery], store: Store) -> None:
-    """Files of everything that is chosen, and of nothing else that this library has delivered before."""
-    wanted = {delivery.clip.id: delivery for delivery in deliveries}
-    places = {delivery.clip.place(format) for delivery in deliveries for format in delivery.formats}
-    missing = [delivery for delivery in deliveries if delivery.done(store) is None]
+def _deliver_all(choices: Sequence[Choice], delivery: Callable[[Choice], Delivery], store: Store) -> None:
+    """Files of everything that is chosen, and of nothing else that this library has delivered before.
+
+    Deliveries are made as they are looked at: all together they would be ten times the size of the choices.
+    """
+    wanted: set[str] = set()
+    places: set[str] = set()
+    missing: list[Choice] = []
+    for choice in choices:
+        wanted.add(choice.clip.id)
+        asked = delivery(choice)
+        places.update(choice.clip.place(format) for format in asked.formats)
+        if asked.done(store) is None:
+            missing.append(choice)
     old = {
         path: [file["path"] for file in receipt["files"] if file["path"] not in places]
         for path, receipt in store.receipts()
@@ -184,7 +194,7 @@ def _deliver_all(deliveries: Sequence[Delivery], store: Store) -> None:
             (store.library / file).unlink(missing_ok=True)
         path.unlink()
     if missing:
-        stream = _dataset((pickle.dumps(delivery) for delivery in missing), len(missing))
+        stream = _dataset((pickle.dumps(delivery(choice)) for choice in missing), len(missing))
         stream = stream.map_batches(_deliver_some, fn_args=(store.library,), batch_size=1, batch_format="pyarrow")
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
@@ -203,9 +213,11 @@ def _deliver_some(table: pa.Table, library: Path) -> pa.Table:
     return pa.table({"fatal": pa.array(fatal, pa.string())})
 
 
-def _dataset(works: Iterable[bytes], rows: int) -> ray.data.Dataset:
-    items: Iterator[dict[str, bytes]] = ({"work": work} for work in works)
-    return ray.data.from_items(list(items), override_num_blocks=min(rows, MAX_BLOCKS))
+def _dataset(works: Iterator[bytes], rows: int) -> ray.data.Dataset:
+    size, wider = divmod(rows, blocks := min(rows, MAX_BLOCKS))
+    return ray.data.from_arrow(
+        [pa.table({"work": pa.array(islice(works, size + (block < wider)), pa.large_binary())}) for block in range(blocks)]
+    )
 
 
 def _work(batch: Batch) -> bytes:

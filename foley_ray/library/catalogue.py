@@ -5,20 +5,21 @@ LIBRARY/
   catalogue.parquet    a row per clip, with its CLAP embedding
   catalogue.csv        the same without
   index.html           the same to look at, search and listen to; needs nothing but the files beside it
+  pictures/0.js        of more than PICTURED clips the page's pictures, which it loads as it shows them
   manifest.json        clips, rejected and failed ones with reasons; written last, so its presence means all of it
 """
 
 import codecs
 import csv
 import hashlib
-import io
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import chain
+from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +33,13 @@ from foley_ray.library.store import Store
 from foley_ray.library.targets import Target
 from foley_ray.library.ucs import lookup
 
+Item = TypeVar("Item")
 FORMAT = 1
-MANIFEST, PARQUET, CSV, PAGE = "manifest.json", "catalogue.parquet", "catalogue.csv", "index.html"
+MANIFEST, PARQUET, CSV, PAGE, PICTURES = "manifest.json", "catalogue.parquet", "catalogue.csv", "index.html", "pictures"
 GROUP_ROWS = 1000
-"""Rows of the Parquet file that are written together."""
+"""Rows of the Parquet file, and pictures, that are written together."""
+PICTURED = 10_000
+"""A page of so many clips has their pictures in it, 2 kB each; the pictures of more are files beside it."""
 SHOWN = ("file", "catid", "category", "subcategory", "fx_name", "prompt", "keywords", "seed", "score", "target",
          "passed_threshold", "loop", "duration_s", "integrated_lufs")  # fmt: skip
 """Columns that the page has."""
@@ -79,15 +83,22 @@ def write_catalogue(
 ) -> None:
     """All four files from what was chosen and delivered; the same choices give the same bytes."""
     kept = [choice for choice in choices if choice.gate is None]
-    rows = [_row(choice, _receipt(choice.clip, store), info, targets.get(choice.clip.id)) for choice in kept]
-    pictures = (_receipt(choice.clip, store)["picture"] for choice in kept)  # a page of thousands is never whole in memory
-    for name, data in (
-        (PARQUET, _parquet(rows, kept, info)),
-        (CSV, _csv(rows)),
-        (PAGE, page(plan, rows, pictures)),
-    ):
-        store.put(store.library / name, data)
-    manifest = {
+
+    def rows() -> Iterator[dict[str, Any]]:  # read anew for each file: a hundred thousand are never in memory together
+        return (_row(choice, _receipt(choice.clip, store), info, targets.get(choice.clip.id)) for choice in kept)
+
+    with store.writing(store.library / PARQUET) as file:
+        _parquet(file, rows(), kept, info, store)
+    store.put(store.library / CSV, _csv(rows()))
+    pictures = (_receipt(choice.clip, store)["picture"] for choice in kept)
+    shutil.rmtree(store.library / PICTURES, ignore_errors=True)
+    if len(kept) > PICTURED:
+        store.put(store.library / PAGE, page(plan, rows()))
+        for name, data in picture_files(pictures):
+            store.put(store.library / name, data)
+    else:
+        store.put(store.library / PAGE, page(plan, rows(), pictures))
+    about = {
         "format": FORMAT,
         "library": plan.library,
         "creator": plan.creator,
@@ -96,19 +107,20 @@ def write_catalogue(
         "plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest()[:16],
         "model": {"digest": info.digest, "preset": info.preset, "licences": info.licences},
         "ai_generated": True,
-        "clips": [
+    }
+    lists: dict[str, Iterator[dict[str, Any]]] = {
+        "clips": (
             {**row, "files": _receipt(choice.clip, store)["files"], "candidate_scores": choice.scores}
-            for choice, row in zip(kept, rows, strict=True)
-        ],
-        "rejected": [
+            for choice, row in zip(kept, rows(), strict=True)
+        ),
+        "rejected": (
             {**_asked(choice.clip), "gate": choice.gate, "reason": choice.reason, "candidate_scores": choice.scores}
             for choice in choices
             if choice.gate is not None
-        ],
-        "failed": [{**_asked(item.clip), "reason": item.reason} for item in missing],
+        ),
+        "failed": ({**_asked(item.clip), "reason": item.reason} for item in missing),
     }
-    written = json.JSONEncoder(indent=1, ensure_ascii=False).iterencode(manifest)
-    store.put(store.library / MANIFEST, (part.encode() for part in chain(written, "\n")))
+    store.put(store.library / MANIFEST, _manifest(about, lists))
 
 
 def search(library: Path, words: str, model: Path, count: int = 10) -> list[tuple[float, dict[str, Any]]]:
@@ -179,19 +191,34 @@ def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo, target: Targe
     }
 
 
-def _parquet(rows: Sequence[dict[str, Any]], choices: Sequence[Choice], info: ModelInfo) -> bytes:
+def _parquet(file: BinaryIO, rows: Iterable[dict[str, Any]], choices: Iterable[Choice], info: ModelInfo, store: Store) -> None:
     schema = SCHEMA.append(pa.field("embedding", pa.list_(pa.float32())))
     schema = schema.with_metadata({"clap": info.parts["clap"].digest})
-    file = io.BytesIO()
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=SCHEMA.names) as writer:
-        for start in range(0, len(rows), GROUP_ROWS):
-            table = pa.Table.from_pylist(list(rows[start : start + GROUP_ROWS]), SCHEMA)
+        for some in _grouped(zip(rows, choices, strict=True)):
+            table = pa.Table.from_pylist([row for row, _ in some], SCHEMA)
+            heard = [store.heard(choice.clip.id, choice.candidate, choice.clip.settings.candidates) for _, choice in some]
             # numpy's own values: as Python's they would take eight times as much
-            heard = [choice.embedding_D for choice in choices[start : start + GROUP_ROWS]]
             ends = np.cumsum([0, *(len(embedding_D) for embedding_D in heard)], dtype=np.int32)
             vectors = pa.ListArray.from_arrays(pa.array(ends), pa.array(np.concatenate(heard), pa.float32()))
             writer.write_table(table.append_column(schema.field("embedding"), vectors).replace_schema_metadata(schema.metadata))
-    return file.getvalue()
+
+
+def _grouped(items: Iterable[Item]) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while some := list(islice(rest, GROUP_ROWS)):
+        yield some
+
+
+def _manifest(about: dict[str, Any], lists: dict[str, Iterator[dict[str, Any]]]) -> Iterator[bytes]:
+    """A JSON object in parts: a line for each item of a list."""
+    yield json.dumps(about, indent=1, ensure_ascii=False).removesuffix("\n}").encode()
+    for name, items in lists.items():
+        yield f',\n "{name}": ['.encode()
+        for index, item in enumerate(items):
+            yield f"{',' if index else ''}\n  {json.dumps(item, ensure_ascii=False)}".encode()
+        yield b"\n ]"
+    yield b"\n}\n"
 
 
 class _Told:
@@ -209,15 +236,21 @@ def _csv(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         yield told.encode()
 
 
-def page(plan: Plan, rows: Iterable[dict[str, Any]], pictures: Iterable[dict[str, str]]) -> Iterator[bytes]:
-    """index.html in parts, from rows of the catalogue and their pictures."""
+def page(plan: Plan, rows: Iterable[dict[str, Any]], pictures: Iterable[dict[str, str]] | None = None) -> Iterator[bytes]:
+    """index.html in parts, from rows of the catalogue and their pictures, or without for a page that is to load them."""
     frame = files("foley_ray.library").joinpath("page", "index.html").read_text(encoding="utf-8")
     before, after = frame.split("__DATA__")
-    about = {"library": plan.library, "date": plan.date.isoformat()}
+    about = {"library": plan.library, "date": plan.date.isoformat(), "pictured": GROUP_ROWS if pictures is None else 0}
     yield f'{before}{_script(about)[:-1]}, "clips": ['.encode()
-    for index, (row, drawn) in enumerate(zip(rows, pictures, strict=True)):
+    for index, (row, drawn) in enumerate(zip(rows, repeat({}) if pictures is None else pictures, strict=pictures is not None)):
         yield f"{',' if index else ''}\n{_script({**{name: row[name] for name in SHOWN}, **drawn})}".encode()
     yield f"]}}{after}".encode()
+
+
+def picture_files(pictures: Iterable[dict[str, str]]) -> Iterator[tuple[str, bytes]]:
+    """Paths within the library, and contents, of what a page without pictures loads."""
+    for number, some in enumerate(_grouped(pictures)):
+        yield f"{PICTURES}/{number}.js", f"pictured({number}, {json.dumps(some)});\n".encode()
 
 
 def _script(value: dict[str, Any]) -> str:

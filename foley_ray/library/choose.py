@@ -19,7 +19,7 @@ DIGITS = 6
 """What differs less in a score or a cosine is rounding noise of another machine."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Choice:
     """A clip's fate: a candidate to deliver, or the reason why there is none."""
 
@@ -28,7 +28,6 @@ class Choice:
     """Of all candidates of all draws."""
     candidate: int
     """The one that is delivered; of a rejected clip its best."""
-    embedding_D: np.ndarray
     gate: str | None = None
     """The gate that rejected it: silence, clipped, dc, score or similarity."""
     reason: str = ""
@@ -67,10 +66,7 @@ def choose(
             continue
         target_D = (targets or {}).get(clip.id)
         found = _until_settled(clip, draws[clip.id], store, target_D)
-        choice = _choose_one(clip, found, earlier[clip.catid], target_D)
-        choices.append(choice)
-        if choice.gate is None:
-            earlier[clip.catid].add(choice.embedding_D, clip.stem)
+        choices.append(_choose_one(clip, found, earlier[clip.catid], target_D))
     return choices
 
 
@@ -127,17 +123,18 @@ class _Delivered:
 
 
 def _choose_one(clip: PlannedClip, draws: Sequence[Draw], earlier: _Delivered, target_D: np.ndarray | None) -> Choice:
-    """The best candidate that passes the gates and is unlike all delivered ones; else the best one's reason."""
+    """The best candidate that passes the gates and is unlike all delivered ones, which it joins; else the best one's reason."""
     candidates = [(draw, row) for draw in draws for row in range(len(draw.candidate))]
     scores = tuple(score for draw in draws for score in _scores(draw, target_D))
     refusals = []
     for best in ranked(Candidate(index, score) for index, score in enumerate(scores)):
         draw, row = candidates[best.index]
-        embedding_D = draw.embedding_ND[row].copy()  # not a view, which would keep the others' in memory
+        embedding_D = draw.embedding_ND[row]
         gate, reason = _refused(clip.gates, draw, row, best.score) or _too_similar(clip.gates, embedding_D, earlier)
         if gate is None:
-            return Choice(clip, scores, best.index, embedding_D)
-        refusals.append(Choice(clip, scores, best.index, embedding_D, gate, reason))
+            earlier.add(embedding_D, clip.stem)
+            return Choice(clip, scores, best.index)
+        refusals.append(Choice(clip, scores, best.index, gate, reason))
     return refusals[0]
 
 

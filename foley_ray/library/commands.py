@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 
 from foley_ray.errors import ConfigError
-from foley_ray.jobfile import LibraryJob, load_job, make_job
+from foley_ray.jobfile import LibraryJob, load_job, make_job, published
 
 if TYPE_CHECKING:
     from foley_ray.library.build import Progress
@@ -52,10 +52,13 @@ def build(
         job = make_job(LibraryJob, given)
     from foley_ray.library.build import build as run
 
-    with Console(stderr=True, highlight=False).status("starting") as status:
-        report = run(job, lambda progress: status.update(progress_line(progress)))
-    _console().print(f"{out}: {report.summary()}")
-    raise typer.Exit(report.status)
+    def built(job: LibraryJob) -> int:
+        with Console(stderr=True, highlight=False).status("starting") as status:
+            report = run(job, lambda progress: status.update(progress_line(progress)))
+        _console().print(f"{out}: {report.summary()}")
+        return report.status
+
+    raise typer.Exit(published(job, built))
 
 
 @library_app.command()

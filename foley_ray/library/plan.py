@@ -142,9 +142,9 @@ class Plan(Settings):
         return Gates.model_validate({**self.gates.model_dump(), **category.gates})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PlannedClip:
-    """One clip of the library."""
+    """One clip of the library. A plan may have a hundred thousand of them."""
 
     id: str
     """16 hexadecimal digits that change with prompt, seed, settings and model."""

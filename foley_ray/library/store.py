@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from uuid import uuid4
 
 import numpy as np
@@ -106,10 +106,16 @@ class Store:
 
     def put(self, path: Path, data: bytes | Iterable[bytes]) -> None:
         """Write a file of the library, from its bytes or the parts of them, whole or not at all, also if the power goes."""
+        with self.writing(path) as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[BinaryIO]:
+        """`put` for who writes into an open file."""
         temporary = self.root / "tmp" / uuid4().hex
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.writelines([data] if isinstance(data, bytes) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -130,6 +136,12 @@ class Store:
         with np.load(self._draw_path(clip_id, draw), allow_pickle=False) as arrays:
             wave_T: np.ndarray = arrays["wave_NT"][row]
         return wave_T
+
+    def heard(self, clip_id: str, candidate: int, candidates: int) -> np.ndarray:
+        """The embedding (D,) of what `wave` gives."""
+        draw, row = divmod(candidate, candidates)
+        embedding_D: np.ndarray = self.draw(clip_id, draw).embedding_ND[row]
+        return embedding_D
 
     def draws(self) -> dict[str, int]:
         """Clip id -> how many draws of it there are, without a gap from the first."""

@@ -26,6 +26,7 @@ from foley_ray.config import ModelConfig, Preset, Task, TrainConfig
 from foley_ray.data.cache import CacheInfo, is_cache
 from foley_ray.data.captions import read_captions
 from foley_ray.data.dataset import StreamSettings
+from foley_ray.data.folder import Folder, absolute
 from foley_ray.data.manifest import load_info
 from foley_ray.errors import ConfigError, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
@@ -55,7 +56,7 @@ class Run:
     task: Task
     preset: Preset
     train: TrainConfig
-    dataset: Path
+    dataset: Folder
     """A dataset that `foley ingest` wrote, or for diffusion and finetune a cache that `foley cache` made of one."""
     out: Path
     init: tuple[Path, ...] = ()
@@ -79,7 +80,7 @@ class Run:
             task=job.task,
             preset=preset,
             train=settings,
-            dataset=job.data.resolve(),
+            dataset=absolute(job.data),
             out=job.out.resolve(),
             init=tuple(path.resolve() for path in job.init),
             shippable_only=job.shippable_only,

@@ -107,3 +107,15 @@ def test_a_damaged_index_is_named(cache: Path, tmp_path: Path) -> None:
         (tmp_path / "cache.json").write_text(spoiled)
         with pytest.raises(DatasetError, match=r"cache\.json .*; make the cache again"):
             CacheInfo.load(tmp_path)
+
+
+def test_a_cache_is_made_from_and_read_at_a_uri(cache: Path, dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    run_job(job(dataset, tiny_model, data=dataset.as_uri(), out=tmp_path / "cache", variants=2, augment=True))
+    assert CacheInfo.load((tmp_path / "cache").as_uri()) == CacheInfo.load(cache)
+    for place in (tmp_path / "cache", (tmp_path / "cache").as_uri()):
+        assert is_cache(place)
+        batches = [
+            next(cached_stream(folder, StreamSettings(), SPEC, read_info(tiny_model).parts).batches(0, 1, 4, range(1)))
+            for folder in (cache, place)
+        ]
+        np.testing.assert_array_equal(batches[0]["latent"], batches[1]["latent"])

@@ -193,3 +193,10 @@ def test_only_the_classes_asked_for_are_drawn(dataset: Path) -> None:
     assert stream.rows_per_epoch == sum(load_info(dataset).counts["train"][name] for name in wanted)
     with pytest.raises(DatasetError, match=rf"no class '{names[0]}s' among its {len(names)}; did you mean: {names[0]}"):
         training_stream(dataset, StreamSettings(only_classes=(f"{names[0]}s",)), SPEC)
+
+
+def test_a_dataset_at_a_uri_is_read_as_one_here(dataset: Path) -> None:
+    here, there = (training_stream(place, StreamSettings(augment=True), SPEC) for place in (dataset, dataset.as_uri()))
+    assert rows_of(there) == rows_of(here)
+    [batch] = there.share(0, 1, 4, range(1)).take_batch(1)["wave"]  # by a task of Ray Data, which connects anew
+    assert batch.tobytes() == next(here.batches(0, 1, 4, range(1)))["wave"][0].tobytes()

@@ -175,7 +175,6 @@ def test_run_raises_and_leaves_the_engine_empty() -> None:
         ({"eta": 2.0, "sampler": "ddim"}, "eta 2.0 must lie between"),
         ({"eta": float("nan"), "sampler": "ddim"}, "eta nan must lie between"),
         ({"steps": 2.5}, "steps 2.5 must be a whole number"),
-        ({"steps": 1000}, "steps 1000 are too many for dpmpp-2m"),
         ({"guidance": -1.0}, "guidance -1.0"),
         ({"shape": (4, 0, 5)}, "shape"),
         ({"condition_D": np.zeros(DIM + 1, dtype=np.float32)}, r"condition has shape \(9,\), but this model takes \(8,\)"),

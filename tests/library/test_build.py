@@ -162,6 +162,22 @@ def test_the_catalogue_is_for_machines_spreadsheets_and_people(unbroken, tiny_mo
         search(library / "none", "a dog", tiny_model)
 
 
+def test_the_pictures_of_a_very_large_library_lie_beside_its_page(unbroken, tiny_model: Path, monkeypatch) -> None:
+    folder, _ = unbroken
+    library, job = folder / "library", LibraryJob(plan=folder / "plan.yaml", out=folder / "library", model=tiny_model)
+    before = delivered(library)
+    monkeypatch.setattr("foley_ray.library.catalogue.PICTURED", 8)
+    build(job)
+    large = delivered(library)
+    assert large.keys() - before.keys() == {"pictures/0.js"}
+    assert {name for name in before if before[name] != large[name]} == {"index.html"}
+    assert large["pictures/0.js"].startswith(b'pictured(0, [{"peaks": ')
+    assert large["pictures/0.js"].count(b"levels") == 9
+    monkeypatch.undo()
+    build(job)
+    assert delivered(library) == before
+
+
 @pytest.mark.soak
 def test_killed_in_the_middle_it_ends_as_if_it_never_was(unbroken, tiny_model: Path, plan_file: Path, tmp_path: Path) -> None:
     """SIGKILL of the building process when two clips are made; what a run leaves under way is put there by hand too."""

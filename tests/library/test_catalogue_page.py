@@ -8,6 +8,7 @@ from browser import CHROMIUM, DESKTOP, PHONE, Page, visit
 from sounds import save, tone
 
 from foley_ray.library.catalogue import page as make_page
+from foley_ray.library.catalogue import picture_files
 from foley_ray.library.finish import picture
 from foley_ray.library.plan import Plan
 
@@ -22,6 +23,10 @@ KINDS = [
 ]
 WORDS = ["angry", "small", "heavy", "distant", "soft", "steady", "quick"]
 NAMES = "[...document.querySelectorAll('h2')].map((name) => name.textContent)"
+PLAN = Plan.model_validate(
+    {"library": "Big Foley", "creator": "F", "source": "S", "date": "2026-11-20",
+     "categories": [{"catid": "RAIN", "name": "Rain", "prompts": ["rain"]}]}
+)  # fmt: skip
 COUNT = "document.querySelector('output').textContent"
 TYPE = "((text) => { words.value = text; const from = performance.now(); words.oninput(); return performance.now() - from; })"
 
@@ -53,11 +58,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]
     folder, rng = tmp_path_factory.mktemp("library"), np.random.default_rng(0)
     rows = [row(index, rng) for index in range(ROWS)]
     pictures = [picture(tone(48_000, 0.4, hz=hz)[:, 0] * np.linspace(1, 0, 19_200)) for hz in (200, 900, 4000)]
-    plan = Plan.model_validate(
-        {"library": "Big Foley", "creator": "F", "source": "S", "date": "2026-11-20",
-         "categories": [{"catid": "RAIN", "name": "Rain", "prompts": ["rain"]}]}
-    )  # fmt: skip
-    (folder / "index.html").write_bytes(b"".join(make_page(plan, rows, [pictures[index % 3] for index in range(ROWS)])))
+    drawn = [pictures[index % 3] for index in range(ROWS)]
+    (folder / "index.html").write_bytes(b"".join(make_page(PLAN, rows, drawn)))
+    (folder / "large.html").write_bytes(b"".join(make_page(PLAN, rows)))
+    for name, data in picture_files(drawn):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
     save(folder / best_dog(rows)["file"], tone(48_000, 0.4), 48_000)
     return folder, rows
 
@@ -140,3 +146,27 @@ def test_on_a_phone_more_comes_with_scrolling_and_a_lost_file_is_told(library: t
         page.problems = [problem for problem in page.problems if "ERR_FILE_NOT_FOUND" not in problem]  # the one provoked above
 
     visit((folder / "index.html").as_uri(), PHONE, tmp_path, scene)
+
+
+def test_a_very_large_page_loads_the_pictures_it_shows(library: tuple[Path, list[dict]], tmp_path: Path) -> None:
+    """They look as those of the page that has its own, and no more of them are read than are seen."""
+    folder, rows = library
+    assert (folder / "large.html").stat().st_size < 0.25 * (folder / "index.html").stat().st_size
+    pixels: list[str] = []
+    drawn = "[...document.querySelectorAll('canvas')].slice(0, 8).map((c) => c.toDataURL()).join(' ')"
+
+    async def scene(page: Page) -> None:
+        await page.until("document.querySelectorAll('canvas').length >= 8")
+        await page.until("[...document.querySelectorAll('canvas')].slice(0, 8).every((canvas) => canvas.height === 104)")
+        pixels.append(await page.run(drawn))
+        if len(pixels) == 2:
+            assert await page.run("library.clips.filter((clip) => clip.levels).length") == 1000
+            await page.run(f"{TYPE}({rows[4100]['fx_name'].split()[-1]!r})")  # the sound 4100, of the fifth file
+            await page.until("document.querySelector('canvas').height === 104")
+            assert await page.run("library.clips.filter((clip) => clip.levels).length") == 2000
+            await page.picture("library_large")
+
+    for name in ("index.html", "large.html"):
+        (tmp_path / name).mkdir()
+        visit((folder / name).as_uri(), DESKTOP, tmp_path / name, scene)
+    assert pixels[0] == pixels[1]

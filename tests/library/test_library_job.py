@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from outcome import delivered
 from rayhead import Head, started
 from sounds import save, tone
 
@@ -44,9 +45,10 @@ def place(tmp_path: Path) -> Path:
 
 
 def submit(head: Head, place: Path, out: str, model: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """README's command."""
+    """README's command, with a copy at a URI."""
     words = ["ray", "job", "submit", *options, "--working-dir", ".", "--", "python", "jobs/build_library.py"]
     words += ["--config", "jobs/build_library.yaml", f"plan={place / 'plan.yaml'}", f"out={place / out}", f"model={model}"]
+    words.append(f"publish={(place / 'bucket' / out).as_uri()}")
     # one actor of each: the head believes in more cores than there are
     few = [f"pools.{name}.actors=[1, 1]" for name in ("condition", "sample", "vocode", "rank")]
     return head.run(*words, *few, cwd=REPOSITORY)
@@ -101,3 +103,6 @@ def test_a_job_stopped_and_killed_ends_as_one_that_never_was(head: Head, place: 
     assert manifest(broken) == manifest(place / "whole")
     for path in (place / "whole").rglob("*.wav"):
         assert (broken / path.relative_to(place / "whole")).read_bytes() == path.read_bytes()
+    assert "files copied" in last.stdout
+    assert delivered(place / "bucket/broken") == delivered(place / "bucket/whole")
+    assert delivered(broken).items() <= delivered(place / "bucket/broken").items()
