@@ -125,7 +125,7 @@ def test_what_a_job_made_is_published_with_its_status(tmp_path: Path, capsys) ->
     assert published(make_job(LibraryJob, content), run) == 75
     assert capsys.readouterr().out == f"{there.as_uri()}: 1 files copied\n"
     assert (there / "manifest.json").read_text() == "{}"
-    with pytest.raises(ConfigError, match="publish = .* is no URI"):
+    with pytest.raises(ConfigError, match=r"publish = .* is no URI"):
         make_job(LibraryJob, content | {"publish": "bucket/clips"})
     with pytest.raises(SourceError, match="cannot reach nonsense://x"):
         published(make_job(LibraryJob, content | {"publish": "nonsense://x"}), lambda job: pytest.fail("made something"))

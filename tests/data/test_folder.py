@@ -67,7 +67,7 @@ def test_files_are_read_as_if_they_were_here(made: Path) -> None:
         assert parquet_files(folder, "nothing") == []
         assert has_file(folder, "manifest.json")
         assert read_text(folder, "manifest.json") == "manifest.json"
-        with pytest.raises(OSError):
+        with pytest.raises(FileNotFoundError):
             open_file(folder, "none")
 
 
@@ -76,5 +76,5 @@ def test_what_is_not_there_says_so(tmp_path: Path) -> None:
         has_file((tmp_path / "none").as_uri(), "dataset.json")
     with pytest.raises(SourceError, match="cannot reach nonsense://x"):
         has_file("nonsense://x", "dataset.json")
-    with pytest.raises(OutputError, match="cannot publish .*cannot reach nonsense://x"):
+    with pytest.raises(OutputError, match=r"cannot publish .*cannot reach nonsense://x"):
         publish(tmp_path, "nonsense://x", "")
