@@ -34,6 +34,7 @@ from foley_ray.data.dataset import READER_CPUS, READERS, Collate
 from foley_ray.errors import ConfigError, NonFiniteLoss, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.training.loop import Hooks, Trainer
+from foley_ray.training.network import NodeNetwork
 from foley_ray.training.progress import Follower, MetricsWriter, logged_rows
 from foley_ray.training.run import (
     CHECKPOINTS,
@@ -79,6 +80,7 @@ def train(run: Run, on_progress: Callable[[dict[str, float]], None] = lambda met
     trainer = TorchTrainer(
         worker_loop,
         train_loop_config={"run": run},
+        torch_config=NodeNetwork(),
         scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=run.use_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=CHECKPOINTS,

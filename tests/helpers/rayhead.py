@@ -49,7 +49,7 @@ class Head:
 
 
 @contextmanager
-def started(home: Path, cpus: int = 6, grows_by: dict[str, Any] | None = None) -> Iterator[Head]:
+def started(home: Path, cpus: int = 6, grows_by: dict[str, Any] | None = None, address: str = "127.0.0.1") -> Iterator[Head]:
     """With token authentication, in a home that has never seen Ray. Nothing of the user's own Ray is touched.
 
     `grows_by` are node types that Ray's autoscaler may add, as processes on this machine, while there is work for them.
@@ -68,7 +68,7 @@ def started(home: Path, cpus: int = 6, grows_by: dict[str, Any] | None = None) -
         "RAY_worker_niceness": "0",  # somebody waits for these; Ray's 15 starves them beside other tests
     }
     ports = Head(environment, free_port(6400), free_port(8300), free_port(52400), free_port(8600))
-    command = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={ports.gcs}"]
+    command = [BIN / "ray", "start", "--head", "--block", f"--node-ip-address={address}", f"--port={ports.gcs}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={ports.dashboard}", f"--num-cpus={cpus}"]
     command += [f"--dashboard-agent-listen-port={ports.agent}", f"--metrics-export-port={ports.metrics}"]
     if grows_by is not None:
