@@ -93,10 +93,19 @@ def resampled(
             for key in found[0] for x in [[item[key] for item in found]]}  # fmt: skip
 
 
-def write_answer(out: Path, name: str, asked: str, rows: Sequence[Mapping[str, Any]], plotted: Sequence[str], x: str) -> str:
+def write_answer(
+    out: Path,
+    name: str,
+    asked: str,
+    rows: Sequence[Mapping[str, Any]],
+    plotted: Sequence[str],
+    x: str,
+    by: str | None = None,
+) -> str:
     """All three files; returns the table as Markdown. A value is a number, a word, or [mean, low, high].
 
-    The plot has a panel per column in `plotted`, with the rows along column `x`. Raises ConfigError for no rows.
+    The plot has a panel per column in `plotted`, with the rows along column `x` and a colour per word of column `by`. Raises
+    ConfigError for no rows.
     """
     if not rows:
         raise ConfigError(f"{name}: nothing was measured")
@@ -104,7 +113,7 @@ def write_answer(out: Path, name: str, asked: str, rows: Sequence[Mapping[str, A
     lines = [f"# {asked}", "", "| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
     lines += ["| " + " | ".join(_cell(row[key]) for key in keys) + " |" for row in rows]
     text = "\n".join(lines) + "\n"
-    _plot(out / f"{name}.png", rows, plotted, x)
+    _plot(out / f"{name}.png", rows, plotted, x, by)
     for suffix, content in (("md", text), ("json", json.dumps({"asked": asked, "rows": rows}, indent=1) + "\n")):
         with replacing(out / f"{name}.{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8")
@@ -119,20 +128,35 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _plot(path: Path, rows: Sequence[Mapping[str, Any]], plotted: Sequence[str], x: str) -> None:
+def _plot(path: Path, rows: Sequence[Mapping[str, Any]], plotted: Sequence[str], x: str, by: str | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.6 * len(plotted), 3.2), layout="constrained", dpi=110)
+    names = list(dict.fromkeys(row[x] for row in rows))
+    groups = list(dict.fromkeys(row[by] for row in rows)) if by else [""]
+    numbers = isinstance(names[0], float)
+    width = 3.6 if numbers else max(3.6, 0.3 * len(names))
+    figure = Figure(figsize=(width * len(plotted), 3.2), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    places = range(len(rows))
     for index, key in enumerate(plotted):
         axes = figure.add_subplot(1, len(plotted), index + 1)
-        values = np.array([row[key] if isinstance(row[key], Sequence) else [row[key]] * 3 for row in rows], dtype=float)
-        scatter = np.abs(values[:, 1:] - values[:, :1]).T
-        axes.errorbar(places, values[:, 0], yerr=scatter, fmt="o-" if len(rows) < 12 else "o", capsize=3, linewidth=1)
-        axes.set_xticks(places, [str(row[x])[:28] for row in rows], rotation=35, ha="right", fontsize=7)
+        for number, group in enumerate(groups):
+            own = [row for row in rows if by is None or row[by] == group]
+            values = np.array([row[key] if isinstance(row[key], Sequence) else [row[key]] * 3 for row in own], dtype=float)
+            scatter = np.abs(values[:, 1:] - values[:, :1]).T
+            # where groups share their places, their intervals stand beside each other
+            aside = 0.3 * (number - (len(groups) - 1) / 2) / len(groups) if len(names) < len(rows) else 0.0
+            places = [row[x] if numbers else names.index(row[x]) + aside for row in own]
+            style = "o-" if numbers or (not by and len(own) < 12) else "o"
+            axes.errorbar(places, values[:, 0], yerr=scatter, fmt=style, markersize=4, capsize=2, linewidth=1, label=group)
+        if numbers:
+            axes.set_xlabel(x, fontsize=8)
+            axes.tick_params(axis="x", labelsize=7)
+        else:
+            axes.set_xticks(range(len(names)), [str(name)[:28] for name in names], rotation=35, ha="right", fontsize=7)
         axes.set_title(key, fontsize=9)
         axes.tick_params(axis="y", labelsize=7)
+    if by:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

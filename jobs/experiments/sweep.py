@@ -29,7 +29,7 @@ def main(job: QuestionJob) -> None:
                 }
             )
     asked = "Threshold sweep: who passes, and is more of it right?"
-    print(write_answer(job.out, "sweep", asked, rows, ["pass", "accuracy of those"], "class"))
+    print(write_answer(job.out, "sweep", asked, rows, ["pass", "accuracy of those"], "threshold", by="class"))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(job: QuestionJob) -> None:
             for kind, draw in (("text", single), ("targets", multi))
         ]
     asked = "Selection by the prompt against selection by a target sound for each clip"
-    print(write_answer(job.out, "targets", asked, rows, ["accuracy", "FAD", "diversity"], "class"))
+    print(write_answer(job.out, "targets", asked, rows, ["accuracy", "FAD", "diversity"], "class", by="chosen by"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main(job: QuestionJob) -> None:
 
             rows.append({"tuning": kind, "class": name, **resampled(draw, chosen, job)})
     asked = "The tuning layer on and off"
-    print(write_answer(job.out, "tuning", asked, rows, ["CLAP score", "accuracy", "FAD", "diversity"], "class"))
+    print(write_answer(job.out, "tuning", asked, rows, ["CLAP score", "accuracy", "FAD", "diversity"], "class", by="tuning"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main(job: QuestionJob) -> None:
                 }
             )
     asked = "Wordings of a prompt against accuracy, CLAP score and diversity"
-    print(write_answer(job.out, "wordings", asked, rows, ["accuracy", "CLAP score"], "wording"))
+    print(write_answer(job.out, "wordings", asked, rows, ["accuracy", "CLAP score"], "wording", by="class"))
 
 
 if __name__ == "__main__":

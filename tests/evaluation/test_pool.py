@@ -126,4 +126,7 @@ def test_an_answer_is_a_table_a_plot_and_numbers(tmp_path: Path) -> None:
     rows = [{"n": 1, "x": [0.5, 0.4, 0.6], "y": 0.25}, {"n": 3, "x": [0.7, 0.6, 0.8], "y": 0.5}]
     text = write_answer(tmp_path, "a", "Why?", rows, ["x", "y"], "n")
     assert "| 1 | 0.500 [0.400, 0.600] | 0.250 |" in text
+    grouped = [{**row, "n": n, "kind": kind} for row in rows for kind in ("on", "off") for n in (0.1, 0.7)]
+    write_answer(tmp_path, "b", "Why?", grouped, ["x", "y"], "n", by="kind")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"a.png", "b.png"}
     assert json.loads((tmp_path / "a.json").read_text())["rows"] == rows
