@@ -17,6 +17,8 @@ from foley_ray.library.store import Draw, Store
 
 DIGITS = 6
 """What differs less in a score or a cosine is rounding noise of another machine."""
+ROWS = 256
+"""Embeddings of delivered clips that are kept in one piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +102,24 @@ class _Delivered:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self.room_KD = np.empty((0, 0), dtype=np.float32)
-        """Grows twofold: the rows of the names, and room for more."""
+        self.parts: list[np.ndarray] = []
+        """(ROWS, D) each; the last has room for more."""
 
     def add(self, embedding_D: np.ndarray, name: str) -> None:
-        count = len(self.names)
-        if count == len(self.room_KD):
-            more_KD = np.empty((max(64, count), len(embedding_D)), dtype=np.float32)
-            self.room_KD = np.concatenate([self.room_KD, more_KD]) if count else more_KD
-        self.room_KD[count] = embedding_D
+        row = len(self.names) % ROWS
+        if row == 0:
+            self.parts.append(np.zeros((ROWS, len(embedding_D)), dtype=np.float32))
+        self.parts[-1][row] = embedding_D
         self.names.append(name)
 
     def nearest(self, embedding_D: np.ndarray) -> tuple[float, str]:
         """Highest cosine, and whose it is; of equal ones the first."""
         if not self.names:
             return -1.0, ""
-        rough_K = self.room_KD[: len(self.names)] @ embedding_D  # tells which ones are worth the exact sum
+        # tells which ones are worth the exact sum
+        rough_K = np.concatenate([part_KD @ embedding_D for part_KD in self.parts])[: len(self.names)]
         near = np.flatnonzero(rough_K >= rough_K.max() - 1e-4)
-        cosine_K = _cosine(self.room_KD[near], embedding_D).round(DIGITS)
+        cosine_K = _cosine(np.stack([self.parts[row // ROWS][row % ROWS] for row in near]), embedding_D).round(DIGITS)
         best = int(cosine_K.argmax())
         return float(cosine_K[best]), self.names[near[best]]
 
