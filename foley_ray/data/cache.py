@@ -25,7 +25,7 @@ from ray.data import ActorPoolStrategy
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import Part, PartInfo, find_parts, load_part, model_folder
 from foley_ray.config import Preset, Settings, describe, preset
-from foley_ray.data.cluster import ensure_ray, quiet_progress
+from foley_ray.data.cluster import ensure_ray, forgive_actors, quiet_progress
 from foley_ray.data.dataset import Columns, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
 from foley_ray.data.folder import Folder, absolute, has_file, read_text
 from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
@@ -130,6 +130,7 @@ def run_job(job: CacheJob, progress: Progress = lambda done, total: None, chosen
     with staging(job.out.absolute(), index=INFO_FILE, what="cache", overwrite=job.overwrite) as folder:
         ensure_ray()
         quiet_progress()
+        forgive_actors()
         (folder / DATA_FOLDER).mkdir()
         done = 0
         resources = {"num_gpus": 1} if job.gpu else {"num_cpus": WRITER_CPUS}

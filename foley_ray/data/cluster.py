@@ -45,6 +45,15 @@ def quiet_progress() -> None:
             handler.setLevel(logging.WARNING)
 
 
+def forgive_actors() -> None:
+    """Let Ray Data's actor pools try again where an actor does not come up.
+
+    On a node that is busy Ray gives up on a worker's process after some minutes; one that was only to help must not end a night's
+    work, as it does by default. What fails every time still does, after five more tries.
+    """
+    ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = 5
+
+
 def run_shares(
     share_of: Callable[[int], Iterator[Made]],
     workers: int,

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.clip import ClipRequest, draw_batch
 from foley_ray.columns import Batch
-from foley_ray.data.cluster import ensure_ray, quiet_progress
+from foley_ray.data.cluster import ensure_ray, forgive_actors, quiet_progress
 from foley_ray.errors import ConfigError, OutputError
 from foley_ray.jobfile import STAGES, LibraryJob
 from foley_ray.library.actors import LastActor, Listener, Meter, StageActor
@@ -76,6 +76,7 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
         if not job.autoscaled:
             _check_resources(job)
         quiet_progress()
+        forgive_actors()
         reused = len(store.draws().keys() & {clip.id for clip in clips})
         target_D = _heard(targets, model, info.parts["clap"].digest, job, store)
         deadline = started + plan.budget.hours * 3600 if plan.budget.hours else float("inf")
