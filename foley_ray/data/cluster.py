@@ -48,8 +48,8 @@ def quiet_progress() -> None:
 def forgive_actors() -> None:
     """Let Ray Data's actor pools try again where an actor does not come up.
 
-    On a node that is busy Ray gives up on a worker's process after some minutes; one that was only to help must not end a night's
-    work, as it does by default. What fails every time still does, after five more tries.
+    On a busy node Ray gives up on a worker's process after some minutes; one that was only to help must not end a night's work,
+    as it does by default. What fails every time still does, after five more tries.
     """
     ray.data.DataContext.get_current().max_consecutive_actor_init_deaths = 5
 
