@@ -5,6 +5,7 @@ beside the weights (foley.json), the training half beside the run.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import (
@@ -376,10 +377,12 @@ def describe(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "settings"
+        rule = item["msg"].removeprefix("Value error, ")  # what pydantic puts before the words of our own validators
+        seen = str(item["input"]) if isinstance(item["input"], Path) else item["input"]
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}: no such setting")
         elif isinstance(item["input"], dict):  # a whole section: what is wrong with it says more than all of it
-            parts.append(f"{key}: {item['msg']}")
+            parts.append(f"{key}: {rule}")
         else:
-            parts.append(f"{key} = {item['input']!r}: {item['msg']}")
+            parts.append(f"{key} = {seen!r}: {rule}")
     return "; ".join(parts)

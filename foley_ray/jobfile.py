@@ -43,13 +43,13 @@ def _place(value: Any) -> Any:
 
 def _here(value: Any) -> Any:
     if re.match(r"[A-Za-z][\w+.-]+:/", str(value)):
-        raise ValueError(f"{value} is a URI, but this must be a folder that all nodes see; `publish` has a copy made at a URI")
+        raise ValueError("a URI, but this must be a folder that all nodes see; `publish` has a copy made at a URI")
     return value
 
 
 def _uri(value: str) -> str:
     if "://" not in value:
-        raise ValueError(f"{value} is no URI such as s3://bucket/library")
+        raise ValueError("not a URI such as s3://bucket/library")
     return value
 
 
