@@ -14,6 +14,10 @@ from pydantic import Field, model_validator
 
 from foley_ray.config import Settings
 
+ONE_HEAP = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}
+"""By itself glibc gives threads heaps of their own, and waves that pass from one to another leave holes in them: a vocoding
+replica grew by 13.5 MiB in 1,000 requests, and does not with one heap (bench_serve.py --what memory, 2026-11-28)."""
+
 
 class DeploymentSettings(Settings):
     """How one deployment scales, what a replica of it takes, and how much may wait for it."""
@@ -49,7 +53,7 @@ class DeploymentSettings(Settings):
                 "look_back_period_s": self.look_back_period_s,
                 "metrics_interval_s": min(10.0, self.look_back_period_s / 2),
             },
-            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "runtime_env": ONE_HEAP},
             "max_ongoing_requests": self.max_ongoing_requests,
             "max_queued_requests": self.max_queued_requests,
             "health_check_period_s": self.health_check_period_s,
