@@ -49,7 +49,7 @@ def has_file(folder: Folder, name: str) -> bool:
 
 def open_file(folder: Folder, name: str) -> pa.NativeFile:
     """A file of a folder, to read and seek in. Raises OSError where it cannot be read."""
-    filesystem, base = (pa_fs.LocalFileSystem(), str(folder)) if isinstance(folder, Path) else _connected(folder)
+    filesystem, base = _at(folder)
     return filesystem.open_input_file(f"{base}/{name}")
 
 
@@ -61,7 +61,7 @@ def read_text(folder: Folder, name: str) -> str:
 
 def parquet_files(folder: Folder, below: str) -> list[str]:
     """Names of the Parquet files directly in a folder's subfolder, sorted; none where there is no such subfolder."""
-    filesystem, base = (pa_fs.LocalFileSystem(), str(folder)) if isinstance(folder, Path) else _connected(folder)
+    filesystem, base = _at(folder)
     infos = filesystem.get_file_info(pa_fs.FileSelector(f"{base}/{below}", allow_not_found=True))
     return sorted(f"{below}/{info.base_name}" for info in infos if info.base_name.endswith(".parquet"))
 
@@ -85,6 +85,8 @@ def publish(folder: Path, address: str, last: str) -> int:
             with filesystem.open_input_file(known) as file:
                 earlier = json.loads(file.read())
         _write(filesystem, known, sorted({*files, *earlier}))  # before anything else: what comes now is ours
+        if last and f"{base}/{last}" in there:
+            filesystem.delete_file(f"{base}/{last}")  # until it comes again the copy is not whole
         for name in files:
             local, target = folder / name, f"{base}/{name}"
             size, changed_s = local.stat().st_size, local.stat().st_mtime
@@ -104,6 +106,10 @@ def publish(folder: Path, address: str, last: str) -> int:
             f"cannot publish {folder} at {address}: {reason}; what was made is whole, the same again goes on"
         ) from None
     return copied
+
+
+def _at(folder: Folder) -> tuple[Any, str]:
+    return (pa_fs.LocalFileSystem(), str(folder)) if isinstance(folder, Path) else _connected(folder)
 
 
 def _to_publish(folder: Path) -> list[str]:
