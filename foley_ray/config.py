@@ -167,6 +167,20 @@ class ModelConfig(Settings):
         return self
 
 
+class Augmentation(Settings):
+    """How far a crop may be from its recording."""
+
+    speed: float = Field(0.12, ge=0, le=1, description="half of the crops play up to e^this faster or slower")
+    gain_db: float = Field(8.0, ge=0, description="each crop is up to this much quieter")
+    tilt_db: float = Field(0.0, ge=0, description="half of the crops are up to this much brighter or duller three octaves up")
+    mix_share: float = Field(0.2, ge=0, le=1, description="of the crops hold a second recording of the class")
+    room_share: float = Field(0.3, ge=0, le=1, description="of the crops that end within the clip get a room's tail")
+    rooms: dict[str, float] = Field({}, description="class -> its own room_share: what was recorded dry, as it is mostly heard")
+
+
+USUAL_AUGMENTATION = Augmentation()
+
+
 class TrainConfig(Settings):
     """How one task is trained. Batch size is per worker; lengths of time are in optimiser steps."""
 
@@ -192,7 +206,8 @@ class TrainConfig(Settings):
     )
     samples_every: int = Field(0, ge=0, description="steps between samples in TensorBoard; 0 is never")
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
-    augment: bool = Field(False, description="random gain, speed and mixing with another recording of the same class")
+    augment: bool = Field(False, description="vary each crop: speed, gain, mixture with another recording of the class, rooms")
+    augmentation: Augmentation = Field(USUAL_AUGMENTATION, description="how much")
     word_dropout: float = Field(0.0, ge=0, lt=1, description="chance of each word of a caption to be left out")
     # vae and vocoder
     adversarial_from: int = Field(0, ge=0, description="step at which the discriminator joins")

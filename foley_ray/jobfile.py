@@ -18,6 +18,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from foley_ray.config import (
     MAX_SEED,
     USUAL,
+    USUAL_AUGMENTATION,
+    Augmentation,
     ClipSettings,
     Preset,
     Settings,
@@ -126,8 +128,13 @@ class CacheJob(Job):
     preset: str = "default"
     data: AnyFolder
     init: tuple[LocalPath, ...] = Field((), description="run or model folders that give vae and clap")
-    variants: int = Field(1, ge=1, description="crops of each recording")
+    classes: tuple[str, ...] = Field((), description="rows of these classes alone; empty for all")
+    variants: int = Field(1, ge=1, description="crops of each recording, with `balance` in the mean")
+    balance: float = Field(
+        0.0, ge=0, le=1, description="0 takes as many crops of each recording, 1 of each class; between: a power"
+    )
     augment: bool = Field(False, description="vary each crop as training on the fly does; else only its place varies")
+    augmentation: Augmentation = USUAL_AUGMENTATION
     seed: int = 0
     split: Literal["train", "eval"] = "train"
     shippable_only: bool = False

@@ -9,16 +9,15 @@ from collections.abc import Callable
 import numpy as np
 
 from foley_ray.audio.wave import TRAINING_PEAK, change_speed, fit, level
+from foley_ray.config import Augmentation
 
 SHORT_S = 1.0
 """A recording below this is one event (a key press, a step), of which a clip of its class normally holds several."""
 
-SPEED_RANGE = 0.12
-GAIN_RANGE_DB = 8.0
-MIX_SHARE = 0.2
-ROOM_SHARE = 0.3
 ROOM_DECAY_S = (0.2, 2.5)
 """From a small room's 60 dB of decay to a valley's: a dry shot of 0.4 s says nothing of how shots mostly sound."""
+TILT_PIVOT_HZ = 1000.0
+TILT_OCTAVES = 3.0
 
 
 def training_crop(
@@ -26,8 +25,9 @@ def training_crop(
     samples: int,
     sample_rate_hz: int,
     rng: np.random.Generator,
-    augment: bool,
+    augment: Augmentation | None,
     another: Callable[[], np.ndarray] | None = None,
+    class_name: str = "",
 ) -> np.ndarray:
     """A recording (T,) as a crop of exactly `samples`, float32, peak 0.5 (lower with augmentation's random gain).
 
@@ -36,25 +36,27 @@ def training_crop(
     """
     wave_T = level(wave_T)
     if augment:
-        wave_T = _vary(wave_T, rng)
+        wave_T = _vary(wave_T, rng, augment.speed)
         if len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < 0.75:
-            wave_T = _sequence(wave_T, samples, sample_rate_hz, rng, another)
-        elif another is not None and rng.random() < MIX_SHARE:
+            wave_T = _sequence(wave_T, samples, sample_rate_hz, rng, another, augment.speed)
+        elif another is not None and rng.random() < augment.mix_share:
             share = np.float32(rng.beta(5, 5))
-            other_T = fit(_vary(level(another()), rng), len(wave_T), rng)
+            other_T = fit(_vary(level(another()), rng, augment.speed), len(wave_T), rng)
             wave_T = share * wave_T + (1 - share) * other_T
-        if len(wave_T) <= samples and rng.random() < ROOM_SHARE:
+        if len(wave_T) <= samples and rng.random() < augment.rooms.get(class_name, augment.room_share):
             wave_T = _room(wave_T, sample_rate_hz, rng)
+        if augment.tilt_db and rng.random() < 0.5:
+            wave_T = _tilt(wave_T, sample_rate_hz, float(rng.uniform(-augment.tilt_db, augment.tilt_db)))
     crop_T = level(fit(wave_T, samples, rng))
     if augment:
-        crop_T = crop_T * np.float32(10 ** (-rng.uniform(0, GAIN_RANGE_DB) / 20))
+        crop_T = crop_T * np.float32(10 ** (-rng.uniform(0, augment.gain_db) / 20))
     return np.ascontiguousarray(crop_T, dtype=np.float32)
 
 
-def _vary(wave_T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _vary(wave_T: np.ndarray, rng: np.random.Generator, speed: float) -> np.ndarray:
     """Half of the time, another speed (pitch moves along); a random polarity always."""
     if rng.random() < 0.5:
-        wave_T = change_speed(wave_T, float(np.exp(rng.uniform(-SPEED_RANGE, SPEED_RANGE))))
+        wave_T = change_speed(wave_T, float(np.exp(rng.uniform(-speed, speed))))
     return wave_T if rng.random() < 0.5 else -wave_T
 
 
@@ -64,6 +66,7 @@ def _sequence(
     sample_rate_hz: int,
     rng: np.random.Generator,
     another: Callable[[], np.ndarray],
+    speed: float,
 ) -> np.ndarray:
     """Short events one after another at a slightly irregular pace: half of the time up to four, otherwise all clip long."""
     out_T = np.zeros(samples, dtype=np.float32)
@@ -73,7 +76,7 @@ def _sequence(
     left = int(rng.integers(1, 5)) if rng.random() < 0.5 else samples
     while left and (start := int(at_s * sample_rate_hz)) < samples:
         left -= 1
-        event_T = _vary(sources[int(rng.integers(len(sources)))], rng)[: samples - start]
+        event_T = _vary(sources[int(rng.integers(len(sources)))], rng, speed)[: samples - start]
         out_T[start : start + len(event_T)] += event_T * np.float32(rng.uniform(0.4, 1.0))
         at_s += pace_s * float(rng.uniform(0.7, 1.4))
     peak = float(np.max(np.abs(out_T), initial=0.0))
@@ -93,3 +96,11 @@ def _room(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> 
     wet_T = scipy.signal.fftconvolve(wave_T, tail_T).astype(np.float32)
     wet_T[: len(wave_T)] += wave_T
     return level(wet_T)
+
+
+def _tilt(wave_T: np.ndarray, sample_rate_hz: int, tilt_db: float) -> np.ndarray:
+    """Another microphone or distance: a straight line over octaves, 0 dB at 1 kHz, level beyond three octaves either way."""
+    hz = np.fft.rfftfreq(len(wave_T), 1 / sample_rate_hz)
+    octaves = np.clip(np.log2(np.maximum(hz, 1.0) / TILT_PIVOT_HZ), -TILT_OCTAVES, TILT_OCTAVES)
+    spectrum = np.fft.rfft(wave_T) * 10 ** (tilt_db * octaves / TILT_OCTAVES / 20)
+    return level(np.fft.irfft(spectrum, len(wave_T)).astype(np.float32))

@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import Part, PartInfo, find_parts, load_part, model_folder
-from foley_ray.config import Preset, Settings, describe, preset
+from foley_ray.config import USUAL_AUGMENTATION, Augmentation, Preset, Settings, describe, preset
 from foley_ray.data.cluster import ensure_ray, forgive_actors, quiet_progress
 from foley_ray.data.dataset import Columns, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
 from foley_ray.data.folder import Folder, absolute, has_file, read_text
@@ -74,6 +74,9 @@ class CacheInfo(Settings):
     shippable_only: bool
     seed: int
     augment: bool
+    augmentation: Augmentation = USUAL_AUGMENTATION
+    balance: float = 0.0
+    only_classes: tuple[str, ...] = ()
     variants: int
     rows: int
 
@@ -110,7 +113,15 @@ def run_job(job: CacheJob, progress: Progress = lambda done, total: None, chosen
     """
     chosen = chosen or preset(job.preset)
     given = find_parts([model_folder(path.resolve()) for path in job.init], chosen, needed=MAKERS, why="the cache")
-    settings = StreamSettings(split=job.split, seed=job.seed, augment=job.augment, shippable_only=job.shippable_only)
+    settings = StreamSettings(
+        split=job.split,
+        seed=job.seed,
+        augment=job.augment,
+        augmentation=job.augmentation,
+        balance=job.balance,
+        shippable_only=job.shippable_only,
+        only_classes=job.classes,
+    )
     dataset, audio = absolute(job.data), chosen.model.audio
     stream = training_stream(dataset, settings, audio)
     total = stream.rows_per_epoch * job.variants
@@ -124,6 +135,9 @@ def run_job(job: CacheJob, progress: Progress = lambda done, total: None, chosen
         shippable_only=job.shippable_only,
         seed=job.seed,
         augment=job.augment,
+        augmentation=job.augmentation,
+        balance=job.balance,
+        only_classes=job.classes,
         variants=job.variants,
         rows=total,
     )

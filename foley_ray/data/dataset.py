@@ -29,7 +29,7 @@ from ray.data import TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.collate_fn import NumpyBatchCollateFn
 
-from foley_ray.config import Settings
+from foley_ray.config import USUAL_AUGMENTATION, Augmentation, Settings
 from foley_ray.data.augment import training_crop
 from foley_ray.data.captions import drop_words
 from foley_ray.data.folder import Folder, open_file, parquet_files
@@ -57,6 +57,7 @@ class StreamSettings(Settings):
     seed: int = 0
     balance: float = Field(0.0, ge=0, le=1, description="0 draws recordings equally often, 1 classes; between: a power")
     augment: bool = False
+    augmentation: Augmentation = USUAL_AUGMENTATION
     captions: Mapping[str, tuple[str, ...]] = Field({}, description="class -> wordings that may replace its rows' captions")
     caption_share: float = Field(0.8, ge=0, le=1, description="share of rows of such a class that get one of the wordings")
     word_dropout: float = Field(0.0, ge=0, lt=1)
@@ -147,8 +148,9 @@ class AudioWindow(Window):
             self.spec.clip_samples,
             self.spec.sample_rate_hz,
             rng,
-            self.settings.augment,
+            self.settings.augmentation if self.settings.augment else None,
             another=lambda: self._decode(int(rng.choice(mates))),
+            class_name=self.names[row],
         )
         others = self.others[row]
         caption = str(rng.choice([self.captions[row], *others])) if others else self.captions[row]

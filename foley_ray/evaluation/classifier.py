@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from foley_ray.audio.files import replacing
-from foley_ray.config import Settings, describe
+from foley_ray.config import USUAL_AUGMENTATION, Settings, describe
 from foley_ray.data.augment import training_crop
 from foley_ray.errors import DatasetError, ModelError
 from foley_ray.evaluation.embed import log_mels
@@ -233,7 +233,7 @@ class Examples:
             spec.clip_samples,
             spec.sample_rate_hz,
             rng,
-            augment=True,
+            augment=USUAL_AUGMENTATION,
             another=lambda: recordings[int(rng.choice(mates))].wave_T,
         )
 

@@ -114,6 +114,7 @@ class Run:
             seed=self.train.seed,
             balance=self.train.balance,
             augment=self.train.augment,
+            augmentation=self.train.augmentation,
             shippable_only=self.shippable_only,
             only_classes=self.classes,
             captions=self.captions,

@@ -3,25 +3,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley_ray.data.augment import _room, training_crop
+from foley_ray.config import USUAL_AUGMENTATION, Augmentation
+from foley_ray.data.augment import _room, _tilt, training_crop
 
 RATE = 22_050
+STRONG = Augmentation(speed=0.3, tilt_db=12, mix_share=0.5, room_share=0.5)
 
 
 def tone(duration_s: float) -> np.ndarray:
     return np.sin(2 * np.pi * 440 * np.arange(int(duration_s * RATE)) / RATE).astype(np.float32)
 
 
-@given(st.floats(0.02, 3.0), st.integers(0, 2**31), st.booleans())
-def test_a_crop_is_exactly_as_long_as_asked_and_within_half_scale(duration_s: float, seed: int, augment: bool) -> None:
+@given(st.floats(0.02, 3.0), st.integers(0, 2**31), st.sampled_from([None, USUAL_AUGMENTATION, STRONG]))
+def test_a_crop_is_exactly_as_long_as_asked_and_within_half_scale(
+    duration_s: float, seed: int, augment: Augmentation | None
+) -> None:
     crop_T = training_crop(tone(duration_s), 22_528, RATE, np.random.default_rng(seed), augment, lambda: tone(0.3))
     assert crop_T.shape == (22_528,)
     assert crop_T.dtype == np.float32
     assert 0.15 < np.abs(crop_T).max() < 0.55
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_the_same_generator_gives_the_same_crop(augment: bool) -> None:
+@pytest.mark.parametrize("augment", [None, USUAL_AUGMENTATION, STRONG], ids=["none", "usual", "strong"])
+def test_the_same_generator_gives_the_same_crop(augment: Augmentation | None) -> None:
     first, again, other = (
         training_crop(tone(0.5), 22_528, RATE, np.random.default_rng(seed), augment, lambda: tone(0.2)) for seed in (3, 3, 4)
     )
@@ -30,7 +34,7 @@ def test_the_same_generator_gives_the_same_crop(augment: bool) -> None:
 
 
 def test_without_augmentation_a_short_recording_is_placed_whole() -> None:
-    crop_T = training_crop(tone(0.5), 22_528, RATE, np.random.default_rng(0), augment=False)
+    crop_T = training_crop(tone(0.5), 22_528, RATE, np.random.default_rng(0), augment=None)
     assert np.count_nonzero(np.abs(crop_T) > 0.01) > 0.9 * 0.5 * RATE
 
 
@@ -39,7 +43,7 @@ def test_short_events_become_sequences() -> None:
     click = tone(0.05)
     events = []
     for seed in range(40):
-        crop_T = training_crop(click, 4 * RATE, RATE, np.random.default_rng(seed), True, lambda: click)
+        crop_T = training_crop(click, 4 * RATE, RATE, np.random.default_rng(seed), USUAL_AUGMENTATION, lambda: click)
         loud = np.abs(crop_T.reshape(-1, RATE // 50)).max(axis=1) > 0.02
         events.append(int(np.count_nonzero(np.diff(loud.astype(int)) == 1)))
     assert np.median(events) >= 3
@@ -55,8 +59,30 @@ def test_a_room_follows_the_sound_and_dies_away() -> None:
         assert thirds[0] > thirds[1] > thirds[2] > 0
 
 
+def test_a_class_has_its_own_share_of_rooms() -> None:
+    """A click of 0.1 s with a room after it sounds on; without series, speed or mixing it is otherwise as it was."""
+    still = Augmentation(speed=0, gain_db=0, mix_share=0, room_share=0, rooms={"gunshot": 1.0})
+
+    def sounding_s(class_name: str, seed: int) -> float:
+        crop_T = training_crop(tone(0.1), 4 * RATE, RATE, np.random.default_rng(seed), still, class_name=class_name)
+        return float(np.count_nonzero(np.abs(crop_T) > 1e-6)) / RATE
+
+    assert max(sounding_s("footstep", seed) for seed in range(10)) <= 0.1
+    assert min(sounding_s("gunshot", seed) for seed in range(10)) > 0.15
+
+
+def test_a_tilt_is_a_straight_line_over_octaves() -> None:
+    noise_T = np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+    before, after = (np.abs(np.fft.rfft(wave_T)) for wave_T in (noise_T, _tilt(noise_T, RATE, 6.0)))
+    gain_db = 20 * np.log10(after / before)
+    at = {hz: gain_db[4 * hz] for hz in (50, 125, 500, 1000, 2000, 4000, 8000, 10_000)}
+    assert {hz: round(float(db - at[1000]), 2) for hz, db in at.items()} == pytest.approx(
+        {50: -6, 125: -6, 500: -2, 1000: 0, 2000: 2, 4000: 4, 8000: 6, 10_000: 6}, abs=0.02
+    )
+
+
 def test_silence_stays_silent_and_finite() -> None:
     crop_T = training_crop(
-        np.zeros(1000, np.float32), 22_528, RATE, np.random.default_rng(0), True, lambda: np.zeros(10, np.float32)
+        np.zeros(1000, np.float32), 22_528, RATE, np.random.default_rng(0), STRONG, lambda: np.zeros(10, np.float32)
     )
     assert np.array_equal(crop_T, np.zeros(22_528, np.float32))

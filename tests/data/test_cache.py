@@ -1,10 +1,12 @@
 """The cache: the same numbers as on the fly, refused when stale, whole or absent."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from foley_ray.data.cache import CacheInfo, cached_stream, is_cache, run_job
 from foley_ray.data.dataset import StreamSettings, collate, training_stream
 from foley_ray.data.ingest import ingest
 from foley_ray.data.manifest import load_info
-from foley_ray.data.procedural import write_recordings
+from foley_ray.data.procedural import MAKERS, write_recordings
 from foley_ray.errors import DatasetError, ModelError, OutputError
 from foley_ray.jobfile import CacheJob
 from foley_ray.models.vae import encode
@@ -76,6 +78,20 @@ def test_variants_are_different_crops(cache: Path, tiny_model: Path) -> None:
         embeddings[str(batch["sha256"][0])].append(batch["audio_embedding"][0])
     assert {len(found) for found in embeddings.values()} == {2}
     assert all(not np.array_equal(*found) for found in embeddings.values())
+
+
+def test_a_balanced_cache_takes_as_many_crops_of_a_thin_class_each_another(ray_local, tiny_model: Path, tmp_path: Path) -> None:
+    thin, rich = sorted(MAKERS)[:2]
+    index = write_recordings(tmp_path / "recordings", count_per_class=6) / "metadata.csv"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(line for line in lines if f"/{thin}/" not in line or f"/{thin}/0000" in line))
+    ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=SPEC.sample_rate_hz)
+    changes = {"classes": (thin, rich), "variants": 3, "augment": True, "balance": 1.0}
+    info = run_job(job(tmp_path / "dataset", tiny_model, **changes))
+    table = pa.concat_tables([pq.read_table(file) for file in sorted((tmp_path / "cache" / "data").iterdir())])
+    assert Counter(table["class"].to_pylist()) == {thin: 9, rich: 9}  # of 1 recording and of 5
+    assert len(set(table["audio_embedding"].to_pylist())) == info.rows == 18
+    assert (info.balance, info.only_classes) == (1.0, (thin, rich))
 
 
 def test_a_cache_of_other_parts_is_stale(cache: Path, tiny_model: Path, tmp_path: Path) -> None:
