@@ -18,6 +18,7 @@ ROOM_DECAY_S = (0.2, 2.5)
 """From a small room's 60 dB of decay to a valley's: a dry shot of 0.4 s says nothing of how shots mostly sound."""
 TILT_PIVOT_HZ = 1000.0
 TILT_OCTAVES = 3.0
+TILT_PADDING = 4096
 
 
 def training_crop(
@@ -100,7 +101,8 @@ def _room(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> 
 
 def _tilt(wave_T: np.ndarray, sample_rate_hz: int, tilt_db: float) -> np.ndarray:
     """Another microphone or distance: a straight line over octaves, 0 dB at 1 kHz, level beyond three octaves either way."""
-    hz = np.fft.rfftfreq(len(wave_T), 1 / sample_rate_hz)
+    length = len(wave_T) + TILT_PADDING  # a transform is a circle: without, what starts abruptly would click at its end
+    hz = np.fft.rfftfreq(length, 1 / sample_rate_hz)
     octaves = np.clip(np.log2(np.maximum(hz, 1.0) / TILT_PIVOT_HZ), -TILT_OCTAVES, TILT_OCTAVES)
-    spectrum = np.fft.rfft(wave_T) * 10 ** (tilt_db * octaves / TILT_OCTAVES / 20)
-    return level(np.fft.irfft(spectrum, len(wave_T)).astype(np.float32))
+    spectrum = np.fft.rfft(wave_T, length) * 10 ** (tilt_db * octaves / TILT_OCTAVES / 20)
+    return level(np.fft.irfft(spectrum, length)[: len(wave_T)].astype(np.float32))
