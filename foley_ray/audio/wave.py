@@ -25,18 +25,21 @@ def resample(wave_T: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 def level(wave_T: np.ndarray, peak: float = TRAINING_PEAK) -> np.ndarray:
     """Remove the mean and scale to a peak, as the parent system does. Silence stays silence."""
-    wave_T = wave_T - np.mean(wave_T, dtype=np.float32)
-    loudest = float(np.max(np.abs(wave_T), initial=0.0))
-    return (wave_T * np.float32(peak / loudest)).astype(np.float32) if loudest > 1e-6 else wave_T.astype(np.float32)
+    out_T = np.subtract(wave_T, np.mean(wave_T, dtype=np.float32), dtype=np.float32)
+    loudest = float(max(np.max(out_T, initial=0.0), -np.min(out_T, initial=0.0)))
+    if loudest > 1e-6:
+        out_T *= np.float32(peak / loudest)
+    return out_T
 
 
 def fit(wave_T: np.ndarray, samples: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """Exactly `samples` long: a crop if longer, zeros around it if shorter. `rng` places it; without one, at the start."""
-    spare = abs(len(wave_T) - samples)
-    offset = int(rng.integers(spare + 1)) if rng is not None else 0
+    offset = int(rng.integers(abs(len(wave_T) - samples) + 1)) if rng is not None else 0
     if len(wave_T) >= samples:
         return wave_T[offset : offset + samples]
-    return np.pad(wave_T, (offset, spare - offset))
+    out_T = np.zeros(samples, wave_T.dtype)
+    out_T[offset : offset + len(wave_T)] = wave_T
+    return out_T
 
 
 def repeat_to(wave_T: np.ndarray, samples: int) -> np.ndarray:

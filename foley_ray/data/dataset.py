@@ -42,6 +42,8 @@ BLOCK_BYTES = 16 * 2**20
 """What a reading task hands over at a time: some ninety crops of 4 s as 16-bit. With 4 MiB `_Breather` was the limit."""
 READERS = 2
 """Reading tasks per worker: one at work, one opening the next window."""
+KEPT_BYTES = 128 * 2**20
+"""Of decoded recordings that a reading task keeps: 50 minutes. It draws some 4,000 rows, so those of a small set many times."""
 READER_CPUS = 0.1
 """What each reserves. Decoding is light beside training, and a task that waits for its worker must not hold a core."""
 
@@ -139,6 +141,8 @@ class AudioWindow(Window):
         # what may be mixed with what: rows of one class, or without classes of one caption
         kinds = [name or f"caption {text}" for name, text in zip(self.names, self.captions, strict=True)]
         self.kinds = np.unique(kinds, return_inverse=True)[1]
+        self._kept: dict[int, np.ndarray] = {}
+        self._room = KEPT_BYTES
 
     def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop, and one of the sound's captions or of its class's wordings."""
@@ -158,11 +162,17 @@ class AudioWindow(Window):
         return {"wave": (wave_T * 32767).astype(np.int16), "caption": caption}
 
     def _decode(self, row: int) -> np.ndarray:
-        try:
-            wave, _ = sf.read(io.BytesIO(self.audio[row].as_py()), dtype="float32")
-        except sf.LibsndfileError as error:
-            raise DatasetError(f"row {self.ids[row][:12]} of the dataset is damaged ({error}); ingest again") from None
-        return np.asarray(wave)
+        """A recording (T,) float32. Kept as its 16 bits while there is room: no row is likelier to come again."""
+        wave_T = self._kept.get(row)
+        if wave_T is None:
+            try:
+                wave_T, _ = sf.read(io.BytesIO(self.audio[row].as_py()), dtype="int16")
+            except sf.LibsndfileError as error:
+                raise DatasetError(f"row {self.ids[row][:12]} of the dataset is damaged ({error}); ingest again") from None
+            if wave_T.nbytes <= self._room:
+                self._kept[row] = wave_T
+                self._room -= wave_T.nbytes
+        return wave_T.astype(np.float32) / np.float32(32768)
 
 
 class Piece(NamedTuple):

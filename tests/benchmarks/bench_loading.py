@@ -3,7 +3,8 @@
 The named alternative is torch's DataLoader with two workers over the very same files, decoded by soundfile, resampled by soxr
 where their rate is another, cropped by the same function. Ours is what a training worker does: Ray Data over the ingested
 dataset. Both are drained as fast as they give, alternating; rates are medians. Without --recordings, sounds of 0.3 to 3 s are
-generated at 44.1 kHz; ingest is not counted, as it is paid once, but its time is shown.
+generated at 44.1 kHz; ingest is not counted, as it is paid once, but its time is shown. Rows are six reading tasks'
+worth: with one task, the second reader that every worker has would never be seen.
 """
 
 import argparse
@@ -42,7 +43,7 @@ class Files(Dataset):
         rng = np.random.default_rng(index)
         wave_T, rate = soundfile.read(self.paths[rng.integers(len(self.paths))], dtype="float32", always_2d=True)
         wave_T = resample(wave_T.mean(axis=1), rate, AUDIO.sample_rate_hz)
-        return torch.from_numpy(training_crop(wave_T, AUDIO.clip_samples, AUDIO.sample_rate_hz, rng, augment=False))
+        return torch.from_numpy(training_crop(wave_T, AUDIO.clip_samples, AUDIO.sample_rate_hz, rng, augment=None))
 
 
 def rate(batches: Iterator[torch.Tensor], warm_up: int = 3) -> float:
@@ -59,7 +60,7 @@ def rate(batches: Iterator[torch.Tensor], warm_up: int = 3) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--recordings", type=Path)
-    parser.add_argument("--rows", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=24_576)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
