@@ -68,7 +68,8 @@ def lan(home: Path) -> Iterator[Lan]:
     finally:
         for number, process in made.nodes.items():
             within = subprocess.run(["ip", "netns", "pids", f"foley{number}"], capture_output=True, text=True).stdout
-            subprocess.run(["kill", "-9", *within.split()], check=False)
+            for pid in within.split():
+                subprocess.run(["kill", "-9", pid], check=False, capture_output=True)
             process.wait(30)
             _ip("netns", "del", f"foley{number}", check=False)
             _ip("link", "del", f"fcable{number}", check=False)
