@@ -84,11 +84,11 @@ def measures(classes: Mapping[str, JudgedClass], chosen: Mapping[str, np.ndarray
 
 
 def resampled(
-    draw: Callable[[np.random.Generator], Mapping[str, np.ndarray]], classes: Mapping[str, JudgedClass], job: QuestionJob
+    draw: Callable[[np.random.Generator], Mapping[str, np.ndarray]], classes: Mapping[str, JudgedClass], draws: int, seed: int
 ) -> dict[str, list[float]]:
     """Mean, 2.5 and 97.5 per cent of each measure over draws: the chance in what was drawn, not in which clips are real."""
-    rng = np.random.default_rng(job.seed)
-    found = [measures(classes, draw(rng)) for _ in range(job.draws)]
+    rng = np.random.default_rng(seed)
+    found = [measures(classes, draw(rng)) for _ in range(draws)]
     return {key: [float(np.mean(x)), *map(float, np.percentile(x, [2.5, 97.5]))]
             for key in found[0] for x in [[item[key] for item in found]]}  # fmt: skip
 

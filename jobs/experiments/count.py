@@ -20,7 +20,7 @@ def main(job: QuestionJob) -> None:
         def draw(rng: np.random.Generator, count: int = count) -> dict[str, np.ndarray]:
             return {n: found.candidates.best(found.candidates.drawn(count, rng)) for n, found in classes.items()}
 
-        rows.append({"candidates": count, **resampled(draw, classes, job)})
+        rows.append({"candidates": count, **resampled(draw, classes, job.draws, job.seed)})
     asked = "Number of candidates against CLAP score, accuracy, FAD and diversity"
     print(write_answer(job.out, "count", asked, rows, ["CLAP score", "accuracy", "FAD", "diversity"], "candidates"))
 

@@ -36,7 +36,7 @@ def main(job: QuestionJob) -> None:
 
         only = {name: found}
         rows += [
-            {"class": name, "chosen by": kind, **resampled(draw, only, job)}
+            {"class": name, "chosen by": kind, **resampled(draw, only, job.draws, job.seed)}
             for kind, draw in (("text", single), ("targets", multi))
         ]
     asked = "Selection by the prompt against selection by a target sound for each clip"

@@ -24,7 +24,7 @@ def main(job: QuestionJob) -> None:
             def draw(rng: np.random.Generator, chosen: dict = chosen) -> dict[str, np.ndarray]:
                 return {n: found.candidates.best(found.candidates.drawn(COUNT, rng)) for n, found in chosen.items()}
 
-            rows.append({"tuning": kind, "class": name, **resampled(draw, chosen, job)})
+            rows.append({"tuning": kind, "class": name, **resampled(draw, chosen, job.draws, job.seed)})
     asked = "The tuning layer on and off"
     print(write_answer(job.out, "tuning", asked, rows, ["CLAP score", "accuracy", "FAD", "diversity"], "class", by="tuning"))
 
