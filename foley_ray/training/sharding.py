@@ -4,6 +4,8 @@ Every worker then holds a piece of each weight, gradient, Adam moment and moving
 together for a checkpoint and cut a checkpoint up again, all workers calling them together; of a run without sharding they take
 what is whole already. So a checkpoint is the same file either way, and either way of running, with any number of workers,
 resumes it.
+
+Unverified: tests hold these functions to whole training with processes on a CPU; on GPUs, by NCCL, none of it has been run yet.
 """
 
 from typing import Any

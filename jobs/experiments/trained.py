@@ -1,7 +1,7 @@
 """What do models that differ in one thing, trained alike, do differently? Stopped, the same command goes on.
 
 python jobs/experiments/trained.py --config jobs/experiments/sizes.yaml out=/data/sizes
-python jobs/experiments/trained.py --config jobs/experiments/sources.yaml out=/data/sources
+python jobs/experiments/trained.py --config jobs/experiments/tunings.yaml out=/data/tunings
 """
 
 from foley_ray.evaluation.arms import ArmsJob, compare
