@@ -245,6 +245,23 @@ def assemble(
 
 
 @app.command()
+def average(
+    sources: Annotated[list[Path], typer.Argument(help="run or model folders of trainings that began with the same weights")],
+    out: Annotated[Path, typer.Option(help="model folder to write")],
+    half: Annotated[bool, typer.Option(help="store 16-bit weights: half the size")] = False,
+) -> None:
+    """Put trained parts together, taking the mean of those that several folders have: often better than each of them."""
+    from foley_ray.average import average as mean
+    from foley_ray.checkpoint import model_folder
+
+    info = mean([model_folder(source) for source in sources], out, half)
+    averaged = [
+        f"{name} (mean of {len(part.training['mean_of'])})" for name, part in info.parts.items() if "mean_of" in part.training
+    ]
+    out_console.print(f"{out}: model {info.digest} with {', '.join(info.parts)}; averaged: {', '.join(averaged)}")
+
+
+@app.command()
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="what the sound should be, such as 'a dog bark'")] = None,
     model: Annotated[Path | None, typer.Option(help="model folder")] = None,
