@@ -51,6 +51,10 @@ def _check(name: Part, found: list[tuple[Path, ModelInfo]]) -> None:
             alike += [info.latent_scale == first.latent_scale, info.model.diffusion == first.model.diffusion]
         if not all(alike):
             raise ModelError(f"{name} of {folder} and of {first_folder} are built differently, so they have no mean")
+        if info.parts[name].made_for != first.parts[name].made_for:
+            raise ModelError(
+                f"{name} of {folder} and of {first_folder} were trained with different parts, so they have no mean"
+            )
 
 
 def _mean(name: Part, folders: Sequence[Path], out: Path) -> None:

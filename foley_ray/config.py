@@ -6,7 +6,7 @@ beside the weights (foley.json), the training half beside the run.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -175,7 +175,9 @@ class Augmentation(Settings):
     tilt_db: float = Field(0.0, ge=0, description="half of the crops are up to this much brighter or duller three octaves up")
     mix_share: float = Field(0.2, ge=0, le=1, description="of the crops hold a second recording of the class")
     room_share: float = Field(0.3, ge=0, le=1, description="of the crops that end within the clip get a room's tail")
-    rooms: dict[str, float] = Field({}, description="class -> its own room_share: what was recorded dry, as it is mostly heard")
+    rooms: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="class -> its own room_share: what was recorded dry, as it is mostly heard"
+    )
 
 
 USUAL_AUGMENTATION = Augmentation()

@@ -56,6 +56,15 @@ def test_what_is_built_differently_has_no_mean(change: str, tmp_path: Path) -> N
     assert not (tmp_path / "mean").exists()
 
 
+def test_parts_of_other_latents_have_no_mean(tmp_path: Path) -> None:
+    sources = [folder(tmp_path / "a", 0), folder(tmp_path / "b", 1)]
+    info = read_info(sources[1])
+    other = info.with_part("unet", info.parts["unet"].model_copy(update={"made_for": {"vae": "another"}}))
+    (sources[1] / "foley.json").write_text(other.model_dump_json())
+    with pytest.raises(ModelError, match=r"unet of .*b and of .*a were trained with different parts"):
+        average(sources, tmp_path / "mean")
+
+
 def test_one_version_alone_is_no_case_for_a_mean(tmp_path: Path) -> None:
     source = folder(tmp_path / "a", 0)
     with pytest.raises(ModelError, match="nothing to average"):

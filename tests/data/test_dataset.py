@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foley_ray.config import tiny
+from foley_ray.config import Augmentation, tiny
 from foley_ray.data import dataset as stream_module
 from foley_ray.data import ingest as ingest_module
 from foley_ray.data.dataset import StreamSettings, TrainingStream, collate, epoch_order, row_rng, training_stream
@@ -193,6 +193,8 @@ def test_only_the_classes_asked_for_are_drawn(dataset: Path) -> None:
     assert stream.rows_per_epoch == sum(load_info(dataset).counts["train"][name] for name in wanted)
     with pytest.raises(DatasetError, match=rf"no class '{names[0]}s' among its {len(names)}; did you mean: {names[0]}"):
         training_stream(dataset, StreamSettings(only_classes=(f"{names[0]}s",)), SPEC)
+    with pytest.raises(DatasetError, match=rf"no class '{names[0]}s' among its"):
+        training_stream(dataset, StreamSettings(augmentation=Augmentation(rooms={f"{names[0]}s": 0.5})), SPEC)
 
 
 def test_a_dataset_at_a_uri_is_read_as_one_here(dataset: Path) -> None:
