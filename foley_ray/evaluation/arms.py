@@ -51,7 +51,6 @@ class Arm(Settings):
     tuning: TuningConfig | None = None
     settings: dict[str, Any] = Field({}, description="changes to the training settings of all arms")
     data: Path | None = Field(None, description="another cache, such as one made without a source")
-    without: tuple[str, ...] = Field((), description="classes that this arm does not learn from")
 
 
 class ArmsJob(Job):
@@ -132,9 +131,6 @@ def _run(job: ArmsJob, name: str, arm: Arm) -> Run:
     model = base.model.model_copy(update={"unet": unet, "tuning": arm.tuning or base.model.tuning})
     settings = override(base.training["finetune"], {**job.settings, **arm.settings})
     chosen = Preset(name=base.name, model=model, training={"finetune": settings})
-    unknown = [wanted for wanted in arm.without if wanted not in job.classes]
-    if unknown:
-        raise ConfigError(f"arms.{name}.without: {', '.join(unknown)} is not among `classes`, of which it is to be left out")
     return Run(
         task="finetune",
         preset=chosen,
@@ -143,7 +139,7 @@ def _run(job: ArmsJob, name: str, arm: Arm) -> Run:
         out=(job.out / name / "run").resolve(),
         init=((job.out / "given").resolve(),),
         shippable_only=job.shippable_only,
-        classes=tuple(wanted for wanted in job.classes if wanted not in arm.without),
+        classes=job.classes,
         captions=read_captions(job.captions) if job.captions else {},
         workers=job.workers,
         use_gpu=job.gpu,

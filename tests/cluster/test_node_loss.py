@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.dataset
 import pytest
 import ray
-from outcome import delivered, sound
+from outcome import FORTY_RAINS, delivered, sound
 from ray import serve
 from ray.cluster_utils import Cluster
 from ray.util.state import list_actors
@@ -26,16 +26,6 @@ from foley_ray.serving.settings import ServeSettings
 
 pytestmark = pytest.mark.cluster
 GENERATE = "/v1/audio/generate"
-PLAN = """\
-library: Tiny
-creator: FRAY
-source: TINY
-date: 2026-11-20
-clip: {duration_s: 0.5, candidates: 2, steps: 10}
-gates: {silence_dbfs: null, clipped: null, dc: null, similarity: null}
-categories:
-  - {catid: RAIN, name: Rain, prompts: [rain, heavy rain], seeds: 20}
-"""
 
 
 class Axe:
@@ -96,7 +86,7 @@ def test_ingestion(cluster: Cluster, axe: Axe, tmp_path: Path, monkeypatch: pyte
 def test_the_library_build(cluster: Cluster, axe: Axe, tmp_path: Path, tiny_model: Path) -> None:
     for _ in range(2):
         cluster.add_node(num_cpus=3)
-    (tmp_path / "plan.yaml").write_text(PLAN)
+    (tmp_path / "plan.yaml").write_text(FORTY_RAINS)
     pools = {"sample": Pool(actors=(2, 2), cpus=0.9)}
     unbroken = LibraryJob(plan=tmp_path / "plan.yaml", out=tmp_path / "unbroken", model=tiny_model, pools=pools)
 

@@ -12,7 +12,7 @@ import lan
 import numpy as np
 import pytest
 import yaml
-from outcome import delivered, sound
+from outcome import FORTY_RAINS, delivered, sound
 from rayhead import Head, free_port, started
 
 from foley_ray.data.procedural import write_recordings
@@ -51,6 +51,13 @@ def wait_for_nodes(head: Head, network: lan.Lan, count: int) -> None:
     while nodes(head, network) != count:
         assert time.monotonic() < end, head.run("ray", "status", f"--address={network.head}:{head.gcs}")
         time.sleep(1)
+
+
+def join_two(head: Head, network: lan.Lan, cpus: int) -> None:
+    """Nodes 2 and 3, of so many cores each."""
+    for number in (2, 3):
+        network.join(head, number, cpus)
+    wait_for_nodes(head, network, 3)
 
 
 def submit(head: Head, job: str, *changes: object) -> str:
@@ -96,9 +103,7 @@ class Pull:
 
 def test_training_over_a_network_survives_a_pulled_cable(head: Head, network: lan.Lan, tmp_path: Path) -> None:
     write_recordings(tmp_path / "recordings", count_per_class=4)
-    for number in (2, 3):
-        network.join(head, number, cpus=1)
-    wait_for_nodes(head, network, 3)
+    join_two(head, network, cpus=1)
     tiny = "preset=tiny"
     submit(head, "ingest", tiny, f"source={tmp_path / 'recordings'}", f"out={tmp_path / 'dataset'}")
     settings = {"steps": STEPS, "batch_size": 2, "log_every": 1, "checkpoint_every": 5, "adversarial_from": STEPS}
@@ -116,26 +121,12 @@ def test_training_over_a_network_survives_a_pulled_cable(head: Head, network: la
     assert losses[0] == losses[1]
 
 
-PLAN = """\
-library: Tiny
-creator: FRAY
-source: TINY
-date: 2026-11-20
-clip: {duration_s: 0.5, candidates: 2, steps: 10}
-gates: {silence_dbfs: null, clipped: null, dc: null, similarity: null}
-categories:
-  - {catid: RAIN, name: Rain, prompts: [rain, heavy rain], seeds: 20}
-"""
-
-
 def test_a_library_over_a_network_survives_a_pulled_cable(
     head: Head, network: lan.Lan, tmp_path: Path, tiny_model: Path
 ) -> None:
     """The actors of the lost node live on for a while, and what they still write is what the others write as well."""
-    for number in (2, 3):
-        network.join(head, number, cpus=2)
-    wait_for_nodes(head, network, 3)
-    (tmp_path / "plan.yaml").write_text(PLAN)
+    join_two(head, network, cpus=2)
+    (tmp_path / "plan.yaml").write_text(FORTY_RAINS)
     pools = json.dumps({"sample": {"actors": [2, 2], "cpus": 0.9}})  # with the other stages' 0.6 more than a node has
     library = [f"plan={tmp_path / 'plan.yaml'}", f"model={tiny_model}", f"pools={pools}"]
     made = tmp_path / "broken" / ".foley" / "made"
@@ -152,9 +143,7 @@ def test_the_serve_graph_over_a_network_survives_a_pulled_cable(
     head: Head, network: lan.Lan, tmp_path: Path, tiny_model: Path
 ) -> None:
     """Of a node with a stage on it, while clients wait; each gets the sound that it gets on whole nodes."""
-    for number in (2, 3):
-        network.join(head, number, cpus=3)
-    wait_for_nodes(head, network, 3)
+    join_two(head, network, cpus=3)
     address = f"http://{network.head}:{free_port(8000)}"
     stage = {"num_cpus": 1, "min_replicas": 1, "max_replicas": 1, "health_check_period_s": 1}
     args = {"model": str(tiny_model), "data": str(tmp_path / "data"), "ingress": {"max_replicas": 1, "num_cpus": 0}}

@@ -8,6 +8,18 @@ import httpx
 import numpy as np
 import soundfile as sf
 
+FORTY_RAINS = """\
+library: Tiny
+creator: FRAY
+source: TINY
+date: 2026-11-20
+clip: {duration_s: 0.5, candidates: 2, steps: 10}
+gates: {silence_dbfs: null, clipped: null, dc: null, similarity: null}
+categories:
+  - {catid: RAIN, name: Rain, prompts: [rain, heavy rain], seeds: 20}
+"""
+"""A plan that is long enough for a node to be lost meanwhile."""
+
 
 def delivered(library: Path) -> dict[str, bytes]:
     """Everything in a library that a user sees, but for the report, which tells of a run and not of the library."""
