@@ -272,8 +272,10 @@ class TrainingStream:
             for first, last in zip(batch["first"], batch["last"], strict=True):
                 yield from self.batches(rank, world, batch_rows, range(int(first), int(last)))
 
-        stream = ray.data.from_items(tasks, override_num_blocks=max(1, len(tasks))).map_batches(
-            read, batch_size=1, num_cpus=READER_CPUS, compute=TaskPoolStrategy(size=max(1, min(readers, len(tasks))))
+        if not tasks:  # a run that was stopped between its last step and its model
+            return ray.data.from_items([])
+        stream = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+            read, batch_size=1, num_cpus=READER_CPUS, compute=TaskPoolStrategy(size=min(readers, len(tasks)))
         )
         stream.context.execution_options.preserve_order = True
         stream.context.target_max_block_size = BLOCK_BYTES

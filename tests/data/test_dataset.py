@@ -116,6 +116,7 @@ def test_ray_data_hands_over_exactly_these_rows_in_order(dataset: Path) -> None:
     stream = training_stream(dataset, StreamSettings(augment=True), SPEC)
     rows = stream.share(1, 2, 3, range(2, 9)).take_all()
     assert [(row["epoch"], row["sha256"], row["wave"].tobytes()) for row in rows] == rows_of(stream, 1, 2, range(2, 9), 3)
+    assert stream.share(1, 2, 3, range(9, 9)).take_all() == []
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_others(dataset: Path) -> None:

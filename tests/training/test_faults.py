@@ -99,6 +99,14 @@ def test_a_run_killed_again_and_again_is_the_unbroken_run(place: Path, unbroken:
     assert info.parts["vae"].digest == read_info(unbroken / "model").parts["vae"].digest
 
 
+def test_a_run_stopped_between_its_last_step_and_its_model_only_writes_the_model(place: Path, unbroken: Path) -> None:
+    made = read_info(unbroken / "model").parts["vae"].digest
+    lines = losses_of(unbroken)
+    (unbroken / "model").rename(place / "model_of_unbroken")
+    assert run_job(job(place, "unbroken")).parts["vae"].digest == made
+    assert losses_of(unbroken) == lines
+
+
 @pytest.mark.soak
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(place: Path, unbroken: Path) -> None:
     half = job(place, "torn", settings={"steps": 8})
