@@ -88,7 +88,8 @@ def evaluate(
     ] = None,
     clap: Annotated[Path | None, typer.Option(help="model folder whose CLAP embeds; the shipped one if not given")] = None,
     classifier: Annotated[Path | None, typer.Option(help="classifier folder of `foley score`: adds class accuracy")] = None,
-    space: Annotated[str, typer.Option(help="embedding that distances are in: clap | classifier")] = "clap",
+    space: Annotated[str, typer.Option(help="embedding that distances are in: clap | classifier | vggish | panns")] = "clap",
+    weights: Annotated[Path | None, typer.Option(help="file of the published weights, for --space vggish or panns")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, max=30, help="of each clip that are heard")] = 4.0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray Data actors that embed; on their own only above 500 clips")
@@ -107,8 +108,9 @@ def evaluate(
         raise ConfigError("give --reference, --generated and --out, or several --compare RUN/report.json")
     if split not in (None, "train", "eval"):
         raise ConfigError(f"--split {split} must be train or eval")
-    if space not in ("clap", "classifier") or (space == "classifier" and classifier is None):
-        raise ConfigError(f"--space {space} must be clap, or classifier together with a --classifier folder")
+    from foley_ray.evaluation.spaces import check_space
+
+    check_space(space, classifier, weights)
     from foley_ray.evaluation.evaluate import evaluate as run
     from foley_ray.evaluation.evaluate import evaluate_embeddings
     from foley_ray.evaluation.precomputed import is_embeddings
@@ -120,6 +122,8 @@ def evaluate(
         if is_embeddings(reference) or is_embeddings(generated):
             if not (is_embeddings(reference) and is_embeddings(generated)):
                 raise ConfigError("embeddings compare with embeddings of the same network: give both sets as .npz or .npy")
+            if weights:
+                raise ConfigError(f"--weights {weights} is for sounds; embeddings are in the space they were made in")
             report = evaluate_embeddings(reference, generated)
             page = pages.report_page(report, {}, {}, None)
         else:
@@ -131,7 +135,7 @@ def evaluate(
             real, made = find_set(reference, split), _chosen(find_set(generated), classes, renamed, prompts)  # type: ignore[arg-type]
             if prompts:
                 real = _chosen(real, None, None, prompts)
-            report, heard_real, heard_made = run(real, made, model, classifier, space, seconds, workers, status.update)
+            report, heard_real, heard_made = run(real, made, model, classifier, space, seconds, workers, status.update, weights)
             page = pages.report_page(report, heard_real, heard_made, listening_spec(model, seconds))
     for found in table.tables(report):
         _console().print(found)
@@ -219,7 +223,7 @@ def calibrate(
     found = _chosen(found, classes or wide, None, None)
     model = clap or shipped_model()
     ears = Ears(model, None, seconds)
-    heard = hear(found, ears, (model.resolve(), None, seconds), workers)
+    heard = hear(found, ears, workers)
     texts = {name: ears.clap.texts(wordings[name]) for name in found.places}
     numbers = scale.calibrate({name: item.clap_ND for name, item in heard.items()}, texts, quantile)
     digest = read_info(model).parts["clap"].digest

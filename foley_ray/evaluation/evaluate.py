@@ -18,6 +18,7 @@ from foley_ray.errors import DataError
 from foley_ray.evaluation import metrics
 from foley_ray.evaluation.hear import Ears, Heard, hear, how
 from foley_ray.evaluation.metrics import Interval
+from foley_ray.evaluation.published import COMPARABLE, Published
 from foley_ray.evaluation.sets import ClipSet
 
 NEIGHBOURS = 5
@@ -41,6 +42,13 @@ class Features:
     """Clips that the classifier takes for their class."""
     silent: int = 0
     unreadable: int = 0
+    patches_NPD: np.ndarray | None = None
+    """What `space_ND` holds the means of, where a network hears a clip in patches."""
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """What FAD is of: all patches of all clips, as published; elsewhere the clips."""
+        return self.space_ND if self.patches_NPD is None else self.patches_NPD
 
 
 def evaluate(
@@ -52,19 +60,21 @@ def evaluate(
     clip_s: float = 4.0,
     workers: int | None = None,
     progress: Callable[[str], None] = print,
+    weights: Path | None = None,
 ) -> tuple[Numbers, dict[str, Heard], dict[str, Heard]]:
     """The report, and what was heard of either set. Classes are those of the generated set; the reference must have them.
 
+    `space` is clap, classifier, or a published network's (spaces.PUBLISHED) with the file of its `weights`.
+
     Raises DataError for classes without enough clips, SourceError for sounds that cannot be read, ModelError for a folder
-    without CLAP or classifier.
+    without CLAP or classifier and for weights that are not the network's.
     """
     reference, generated = matched(reference, generated)
-    ears = Ears(model, classifier, clip_s)
-    arguments = (model.resolve(), classifier.resolve() if classifier else None, clip_s)
+    ears = Ears(model, classifier, clip_s, (space, weights) if weights else None)
     progress(f"hearing {_size(reference)} reference clips")
-    real = hear(reference, ears, arguments, workers)
+    real = hear(reference, ears, workers)
     progress(f"hearing {_size(generated)} generated clips")
-    made = hear(generated, ears, arguments, workers)
+    made = hear(generated, ears, workers)
     progress("comparing")
     distinct = sorted({text for heard in (*real.values(), *made.values()) for texts in heard.texts for text in texts})
     text_of = dict(zip(distinct, ears.clap.texts(distinct), strict=True)) if distinct else {}
@@ -80,10 +90,11 @@ def evaluate(
     )
     how_found = {
         "foley_ray": __version__,
-        "embedding": f"CLAP of model {info.digest}" if space == "clap" else f"the {judge}",
-        "comparable": "not comparable with published figures, which use VGGish, PANNs or LAION-CLAP",
-        "yardstick": digest_of(space, info.parts["clap"].digest, judge, clip_s, set_digest(reference)),
-        "clips": how(ears.spec),
+        **_space(space, info.digest, judge, ears.published),
+        "yardstick": digest_of(
+            ears.published.digest if ears.published else space, info.parts["clap"].digest, judge, clip_s, set_digest(reference)
+        ),
+        "clips": how(ears.spec, ears.published),
         "classifier": judge,
         "reference": {"where": str(reference.where), "kind": reference.kind, "note": reference.note},
         "generated": {"where": str(generated.where), "kind": generated.kind, "note": generated.note},
@@ -91,6 +102,15 @@ def evaluate(
         "unreadable_reference": {name: heard.unreadable for name, heard in real.items() if heard.unreadable},
     }
     return {"how": how_found, **report}, real, made
+
+
+def _space(space: str, model: str, judge: str | None, published: Published | None) -> dict[str, str]:
+    if published is not None:
+        return {"embedding": published.about, "comparable": COMPARABLE}
+    return {
+        "embedding": f"CLAP of model {model}" if space == "clap" else f"the {judge}",
+        "comparable": "not comparable with published figures, which use VGGish, PANNs or LAION-CLAP",
+    }
 
 
 def evaluate_embeddings(reference: Path, generated: Path) -> Numbers:
@@ -149,7 +169,8 @@ def features(name: str, heard: Heard, space: str, text_of: Mapping[str, np.ndarr
         )
     told = [row for row, texts in enumerate(heard.texts) if texts]
     scores = [np.mean([heard.clap_ND[row] @ text_of[text] for text in heard.texts[row]]) for row in told]
-    judged = heard.judge_ND if space == "classifier" else heard.clap_ND
+    patches_NPD = heard.published_NPD
+    judged = heard.judge_ND if space == "classifier" else heard.clap_ND if patches_NPD is None else patches_NPD.mean(axis=1)
     if judged is None:
         raise DataError("the classifier's space needs a --classifier folder")
     return Features(
@@ -159,6 +180,7 @@ def features(name: str, heard: Heard, space: str, text_of: Mapping[str, np.ndarr
         None if heard.named_N is None else int((heard.named_N == name).sum()),
         heard.silent,
         len(heard.unreadable),
+        patches_NPD,
     )
 
 
@@ -173,14 +195,14 @@ def made_numbers(real: Features, made: Features) -> Numbers:
     """One class of generated clips against the reference."""
     numbers: Numbers = {
         **_counts(made),
-        "fad": metrics.fad_interval(real.space_ND, made.space_ND),
+        "fad": metrics.fad_interval(real.pooled, made.pooled),
         "kad": _kad(real.space_ND, made.space_ND),
         **_balls(real.space_ND, made.space_ND),
         "diversity": metrics.diversity_interval(made.space_ND),
         "nearest": metrics.bootstrap(np.median, metrics.nearest(made.space_ND, real.space_ND)[0]),
     }
     if len(made.space_ND) >= FAD_INF_CLIPS:
-        numbers["fad_inf"] = metrics.fad_inf(real.space_ND, made.space_ND)
+        numbers["fad_inf"] = metrics.fad_inf(real.pooled, made.pooled)
     return numbers
 
 
@@ -195,7 +217,7 @@ def real_numbers(real: Features, size: int) -> Numbers:
     part_N = held_part(real.recordings, size)
     part, rest = real.space_ND[part_N], real.space_ND[~part_N]
     if min(len(part), len(rest)) >= 2:
-        numbers["fad"] = metrics.fad(rest, part)
+        numbers["fad"] = metrics.fad(real.pooled[~part_N], real.pooled[part_N])
         kad = _kad(rest, part, draws=0)
         numbers["kad"] = kad and kad.value
         numbers |= {key: value and value.value for key, value in _balls(rest, part).items()}

@@ -1,7 +1,8 @@
 """Distances and scores between sets of embeddings: plain arrays in, numbers out, float64 inside.
 
-Knows neither sound nor models. Shapes: N or M clips, D embedding values. Nothing depends on the order of the clips; what is
-random (bootstrap, FAD-inf) is seeded. Each function says what a small set does to it: here, sets often are small.
+Knows neither sound nor models. Shapes: N or M clips, D embedding values; FAD also takes (N, P, D), P patches a clip, and pools
+them. Nothing depends on the order of the clips; what is random (bootstrap, FAD-inf) is seeded. Each function says what a small
+set does to it: here, sets often are small.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ class Interval(NamedTuple):
 
 def gaussian(features_ND: Array) -> tuple[Array, Array]:
     """Mean (D,) and unbiased covariance (D, D) of at least two clips."""
-    features_ND = np.asarray(features_ND, dtype=np.float64)
+    features_ND = _pooled(features_ND)
     if len(features_ND) < 2:
         raise ValueError(f"a covariance needs at least 2 clips, not {len(features_ND)}")
     return features_ND.mean(axis=0), np.atleast_2d(np.cov(features_ND, rowvar=False))
@@ -53,7 +54,15 @@ def fad(reference_ND: Array, generated_MD: Array) -> float:
     Biased upwards, by about a constant over the number of clips, and badly so with fewer clips than dimensions: compare only
     sets of equal size, and see `fad_inf`. Two samples of one distribution do not give 0; a set and itself do.
     """
-    return frechet_distance(*gaussian(reference_ND), *gaussian(generated_MD))
+    a_ND, b_MD = _pooled(reference_ND), _pooled(generated_MD)
+    if not 2 <= min(len(a_ND), len(b_MD)) <= a_ND.shape[1]:
+        return frechet_distance(*gaussian(a_ND), *gaussian(b_MD))
+    # quick for few clips of many dimensions: tr (A B)^(1/2) is the sum of the singular values of X Y^T, centred
+    mean_a_D, mean_b_D = a_ND.mean(axis=0), b_MD.mean(axis=0)
+    a_ND, b_MD = (a_ND - mean_a_D) / np.sqrt(len(a_ND) - 1), (b_MD - mean_b_D) / np.sqrt(len(b_MD) - 1)
+    shift_D = mean_a_D - mean_b_D
+    cross = np.linalg.svd(a_ND @ b_MD.T, compute_uv=False).sum()
+    return float(shift_D @ shift_D + max((a_ND**2).sum() + (b_MD**2).sum() - 2 * cross, 0.0))
 
 
 def fad_interval(reference_ND: Array, generated_MD: Array, draws: int = 200, seed: int = 0) -> Interval:
@@ -61,29 +70,19 @@ def fad_interval(reference_ND: Array, generated_MD: Array, draws: int = 200, see
 
     A resample repeats clips, has fewer different ones, and so lies higher than the sets it is drawn from. Its percentiles are
     moved until their mean is the value: the interval shows the scatter, not the bias of small sets, which is in the value.
+    Whole clips are drawn: patches of one clip are no independent witnesses.
     """
     a_ND, b_MD = (np.asarray(x, dtype=np.float64) for x in (reference_ND, generated_MD))
     value = fad(a_ND, b_MD)
     rng = np.random.default_rng(seed)
     drawn = np.array(
         [
-            _frechet_of_sets(a_ND[rng.integers(len(a_ND), size=len(a_ND))], b_MD[rng.integers(len(b_MD), size=len(b_MD))])
+            fad(a_ND[rng.integers(len(a_ND), size=len(a_ND))], b_MD[rng.integers(len(b_MD), size=len(b_MD))])
             for _ in range(draws)
         ]
     )
     low, high = _middle(drawn - drawn.mean() + value) if draws else (float("nan"), float("nan"))
     return Interval(value, max(0.0, low), high)
-
-
-def _frechet_of_sets(a_ND: Array, b_MD: Array) -> float:
-    """As `fad`, quick for few clips of many dimensions: tr (A B)^(1/2) is the sum of the singular values of X Y^T, centred."""
-    if min(len(a_ND), len(b_MD)) > a_ND.shape[1]:
-        return fad(a_ND, b_MD)
-    mean_a_D, mean_b_D = a_ND.mean(axis=0), b_MD.mean(axis=0)
-    a_ND, b_MD = (a_ND - mean_a_D) / np.sqrt(len(a_ND) - 1), (b_MD - mean_b_D) / np.sqrt(len(b_MD) - 1)
-    shift_D = mean_a_D - mean_b_D
-    cross = np.linalg.svd(a_ND @ b_MD.T, compute_uv=False).sum()
-    return float(shift_D @ shift_D + max((a_ND**2).sum() + (b_MD**2).sum() - 2 * cross, 0.0))
 
 
 def fad_inf(reference_ND: Array, generated_MD: Array, points: int = 15, repeats: int = 4, seed: int = 0) -> float:
@@ -93,18 +92,12 @@ def fad_inf(reference_ND: Array, generated_MD: Array, points: int = 15, repeats:
     of the reference; noisy below some hundred clips, and may come out below 0 there.
     """
     rng = np.random.default_rng(seed)
-    reference = gaussian(reference_ND)
     generated_MD = np.asarray(generated_MD, dtype=np.float64)
     sizes = np.linspace(max(2, len(generated_MD) // 2), len(generated_MD), points).astype(int)
     # a canonical order, so that the subsets do not depend on the order in which the clips came
-    generated_MD = generated_MD[np.lexsort(generated_MD.T)]
+    generated_MD = generated_MD[np.lexsort(generated_MD.reshape(len(generated_MD), -1).T)]
     values = [
-        np.mean(
-            [
-                frechet_distance(*reference, *gaussian(generated_MD[rng.permutation(len(generated_MD))[:size]]))
-                for _ in range(repeats)
-            ]
-        )
+        np.mean([fad(reference_ND, generated_MD[rng.permutation(len(generated_MD))[:size]]) for _ in range(repeats)])
         for size in sizes
     ]
     if len(set(sizes)) < 2:
@@ -259,6 +252,12 @@ def _middle(values: Array) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _pooled(features: Array) -> Array:
+    """(N, D) or (N, P, D) -> (N, D) or (N * P, D), float64."""
+    features = np.asarray(features, dtype=np.float64)
+    return features.reshape(-1, features.shape[-1])
 
 
 def _unit(features_ND: Array) -> Array:

@@ -1,8 +1,7 @@
 """Embeddings that somebody else computed, as arrays: NAME.npz with one array (N, D) per class, or a folder of CLASS.npy.
 
-For spaces whose weights are not here: VGGish, PANNs, a LAION checkpoint, or the official per-class references of the DCASE
-evaluation. Those come as pickles, which can run any code when they are opened: they are refused, and the error says how to
-convert one where it is trusted.
+For spaces that none of the networks here span, and for references that others publish. Those often come as pickles, which can
+run any code when they are opened: they are refused, and the error says how to convert one where it is trusted.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """CLAP: text and sound in one space. laion-clap's own model class, with its audio and text towers behind two methods.
 
 laion-clap's package cannot be imported plainly: its __init__ asks the model hub for three tokenizers, and offline it gets
-garbage vocabularies without an error. `_laion` loads only the network and the byte-pair tokenizer that ships inside.
+garbage vocabularies without an error. `laion` loads only the network and the byte-pair tokenizer that ships inside.
 """
 
 import importlib
@@ -31,7 +31,7 @@ FRONT_END = ("audio_branch.spectrogram_extractor.", "audio_branch.logmel_extract
 
 
 @cache
-def _laion() -> types.SimpleNamespace:
+def laion() -> types.SimpleNamespace:
     """laion-clap's model class, towers and tokenizer, without running its package's __init__."""
     spec = importlib.util.find_spec("laion_clap")
     if spec is None:
@@ -55,22 +55,22 @@ def tokenize(texts: Sequence[str], cut: bool = False) -> Tensor:
 
     A text of more than 75 tokens is cut with `cut` (a caption must not end a training run), else PromptError is raised.
     """
-    laion = _laion()
-    tokens_BL: Tensor = laion.tokenizer.tokenize(list(texts), CONTEXT_TOKENS)
+    tokenizer = laion().tokenizer
+    tokens_BL: Tensor = tokenizer.tokenize(list(texts), CONTEXT_TOKENS)
     end = VOCABULARY - 1
     for text, row in zip(texts, tokens_BL, strict=True):
         if end not in row:
             if cut:
                 row[-1] = end
                 continue
-            seen = len(laion.tokenizer._tokenizer.encode(text))
+            seen = len(tokenizer._tokenizer.encode(text))
             raise PromptError(f"prompt has {seen} tokens, more than {CONTEXT_TOKENS - 2}: shorten {text[:60]!r}...")
     return tokens_BL
 
 
 def _narrow_cnn6(tower: nn.Module, channels: Sequence[int]) -> nn.Module:
     """laion-clap's Cnn6 audio tower with other layer widths; its forward pass is unchanged."""
-    pann = _laion().pann_model
+    pann = laion().pann_model
     for index, (before, after) in enumerate(zip((1, *channels[:-1]), channels, strict=True), start=1):
         setattr(tower, f"conv_block{index}", pann.ConvBlock5x5(in_channels=before, out_channels=after))
     tower.fc1 = nn.Linear(channels[-1], channels[-1])
@@ -119,7 +119,7 @@ class Clap(nn.Module):
         cnn = config.audio_tower == "cnn6"
         size = None if cnn else config.audio_tower.removeprefix("htsat-")
         width = config.cnn_channels[-1] if cnn else {"tiny": 768, "base": 1024}[str(size)]
-        self.net: Any = _laion().model.CLAP(
+        self.net: Any = laion().model.CLAP(
             embed_dim=width,
             joint_embed_shape=config.embed_dim,
             audio_cfg={

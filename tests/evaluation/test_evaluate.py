@@ -1,7 +1,9 @@
 """`foley evaluate` from the shell's side, on sounds whose distances are known by construction."""
 
+import hashlib
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from typer.testing import CliRunner
 
 from foley_ray.audio.files import write_wav
 from foley_ray.cli import app
-from foley_ray.errors import ConfigError, DataError, FoleyError
+from foley_ray.errors import ConfigError, DataError, FoleyError, ModelError
+from foley_ray.evaluation import metrics
+from foley_ray.evaluation.evaluate import Features, held_part, made_numbers, real_numbers
 from foley_ray.evaluation.hear import Ears, hear
 from foley_ray.evaluation.sets import find_set
 from foley_ray.evaluation.table import load_runs
@@ -98,19 +102,56 @@ def test_the_page_needs_nothing_beside_it(sets: Path, tiny_model: Path) -> None:
 def test_a_set_and_itself_are_at_0_in_any_order_and_batch(sets: Path, tiny_model: Path) -> None:
     found = find_set(sets / "real")
     ears = Ears(tiny_model, None, 1.0)
-    heard = hear(found, ears, ())
+    heard = hear(found, ears)
     one_by_one = [ears({"path": np.array([str(place.path)]), "row": np.array([-1])}) for place in found.places["dull"][::-1]]
     alone_ND = np.concatenate([batch["clap"] for batch in one_by_one])[::-1]
     np.testing.assert_allclose(alone_ND, heard["dull"].clap_ND, atol=1e-5)
 
 
-def test_actors_hear_the_same(sets: Path, tiny_model: Path, ray_local: None) -> None:
+def test_actors_hear_the_same(sets: Path, tiny_model: Path, published_weights: Path, ray_local: None) -> None:
     found = find_set(sets / "real")
-    here = hear(found, Ears(tiny_model, None, 1.0), ())
-    there = hear(found, Ears(tiny_model, None, 1.0), (tiny_model, None, 1.0), workers=1)
+    ears = Ears(tiny_model, None, 1.0, ("vggish", published_weights / "vggish.pth"))
+    here, there = hear(found, ears), hear(found, ears, workers=1)
     for name, heard in here.items():
         np.testing.assert_allclose(there[name].clap_ND, heard.clap_ND, atol=1e-5)
+        assert heard.published_NPD is not None
+        assert heard.published_NPD.shape == (8, 1, 128)
+        np.testing.assert_allclose(there[name].published_NPD, heard.published_NPD, rtol=1e-3, atol=1e-3)
         assert there[name].places == heard.places
+
+
+@pytest.mark.parametrize(("space", "told"), [("vggish", "VGGish at 16 kHz"), ("panns", "PANNs' Cnn14 at 16 kHz")])
+def test_published_networks_measure_with_the_users_weights(
+    space: str, told: str, sets: Path, tiny_model: Path, published_weights: Path, tmp_path: Path
+) -> None:
+    fads = {}
+    for name in ("good", "swapped"):
+        whole = ("--reference", sets / "real", "--generated", sets / name, "--clap", tiny_model, "--seconds", 1)
+        printed = foley(*whole, "--out", tmp_path / name, "--space", space, "--weights", published_weights / f"{space}.pth")
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        fads[name] = report["mean"]["fad"]["generated"][0]
+    assert fads["good"] < fads["swapped"]
+    digest = hashlib.sha256((published_weights / f"{space}.pth").read_bytes()).hexdigest()[:16]
+    for text in (printed, (tmp_path / "swapped" / "report.md").read_text(), (tmp_path / "swapped" / "report.html").read_text()):
+        assert escape(told) in text or told in text
+        assert digest in text
+        assert "not with the published weights" in text
+    assert "the same at 16000 Hz" in report["how"]["clips"]
+    _, clap, _ = evaluated(sets, "swapped", tiny_model)
+    assert report["how"]["yardstick"] != clap["how"]["yardstick"]
+    assert report["mean"]["clap_score"]["generated"] == pytest.approx(clap["mean"]["clap_score"]["generated"], abs=1e-4)
+
+
+def test_fad_pools_patches_and_the_rest_takes_their_mean() -> None:
+    real_NPD, made_NPD = (np.random.default_rng(seed).standard_normal((12, 3, 4)) + seed for seed in (0, 1))
+    recordings = np.arange(12)
+    real, made = (Features(x.mean(axis=1), recordings, patches_NPD=x) for x in (real_NPD, made_NPD))
+    numbers, reached = made_numbers(real, made), real_numbers(real, 6)
+    assert numbers["fad"].value == pytest.approx(metrics.fad(real_NPD.reshape(36, 4), made_NPD.reshape(36, 4)))
+    assert numbers["kad"].value == pytest.approx(metrics.kad(real_NPD.mean(axis=1), made_NPD.mean(axis=1)).value)
+    assert numbers["clips"] == 12
+    half = held_part(recordings, 6)
+    assert reached["fad"] == pytest.approx(metrics.fad(real_NPD[~half].reshape(18, 4), real_NPD[half].reshape(18, 4)))
 
 
 def test_runs_are_compared_only_by_one_yardstick(sets: Path, tiny_model: Path) -> None:
@@ -137,8 +178,17 @@ def test_runs_are_compared_only_by_one_yardstick(sets: Path, tiny_model: Path) -
         (["--class", "dark"], ConfigError, "dark is not in"),
         (["--split", "test"], ConfigError, "train or eval"),
         (["--split", "eval"], DataError, "no dataset"),
-        (["--space", "vggish"], ConfigError, "must be clap, or classifier"),
+        (["--space", "vgg"], ConfigError, "must be clap, classifier, vggish or panns"),
+        (["--space", "classifier"], ConfigError, "needs a --classifier folder"),
+        (["--space", "vggish"], ConfigError, "needs --weights FILE: vggish-10086976.pth, .* harritaylor/torchvggish"),
+        (["--space", "panns", "--weights", "x.npz"], ModelError, "no file of weights.*--space panns needs Cnn14_mAP=0.431.pth"),
+        (["--weights", "w.pth"], ConfigError, "goes with --space vggish or panns, not clap"),
         (["--reference", "x.npz"], ConfigError, "embeddings compare with embeddings"),
+        (
+            ["--reference", "x.npz", "--generated", "x.npz", "--space", "vggish", "--weights", "w.pth"],
+            ConfigError,
+            "--weights w.pth is for sounds",
+        ),
         (["--compare", "one.json"], ConfigError, "two or more"),
     ],
 )

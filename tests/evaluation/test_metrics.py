@@ -49,6 +49,24 @@ def test_frechet_distance_of_singular_covariances() -> None:
     assert fad(few, others) == pytest.approx(expected, rel=1e-3)
 
 
+def test_patches_of_all_clips_are_pooled_and_clips_are_what_is_drawn() -> None:
+    a_NPD, b_MPD = normal(0, 30).reshape(10, 3, 6), normal(1, 24, shift=1).reshape(8, 3, 6)
+    assert fad(a_NPD, b_MPD) == pytest.approx(fad(a_NPD.reshape(30, 6), b_MPD.reshape(24, 6)), rel=1e-12)
+    of_clips, of_patches = fad_interval(a_NPD, b_MPD), fad_interval(a_NPD.reshape(30, 6), b_MPD.reshape(24, 6))
+    assert of_clips.value == pytest.approx(of_patches.value, rel=1e-12)
+    copies_NPD, others_MPD = (np.repeat(x[:, :1], 3, axis=1) for x in (a_NPD, b_MPD))  # patches that say nothing new
+    pooled = (x.reshape(-1, 6) for x in (copies_NPD, others_MPD))
+    whole, each = fad_interval(copies_NPD, others_MPD), fad_interval(*pooled)
+    assert whole.high - whole.low > 1.3 * (each.high - each.low)
+    assert fad_inf(a_NPD, b_MPD[::-1]) == pytest.approx(fad_inf(a_NPD, b_MPD), rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 40), (40, 5), (6, 6), (40, 40)])
+def test_fad_of_few_clips_is_that_of_their_gaussians(n: int, m: int) -> None:
+    a, b = normal(0, n, d=12), normal(1, m, d=12, shift=0.3)
+    assert fad(a, b) == pytest.approx(frechet_distance(*gaussian(a), *gaussian(b)), rel=1e-6)
+
+
 def test_a_set_is_at_distance_0_from_itself() -> None:
     features = normal(0, 40)
     assert fad(features, features) == pytest.approx(0, abs=1e-9)

@@ -14,7 +14,7 @@ from foley_ray.config import preset
 from foley_ray.errors import ModelError, PromptError
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import Reading, read_foreign
-from foley_ray.models.clap import _laion
+from foley_ray.models.clap import laion
 
 WORDS = ["a dog bark", "heavy rain on a roof"]
 
@@ -23,7 +23,7 @@ def laion_clap(monkeypatch: pytest.MonkeyPatch, fusion: bool = False) -> Any:
     """laion-clap's class with both towers narrow; its RoBERTa would come from the hub, its HTSAT have 28 M weights."""
     from transformers import RobertaConfig, RobertaModel
 
-    model = _laion().model
+    model = laion().model
     config = RobertaConfig(**{key: value for key, value in text_config().items() if key != "projection_dim"}, type_vocab_size=1)
     monkeypatch.setattr(model.RobertaModel, "from_pretrained", lambda name: RobertaModel(config))
     tower = sys.modules["laion_clap.clap_module.htsat"].HTSAT_Swin_Transformer
