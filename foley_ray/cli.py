@@ -96,6 +96,9 @@ def ingest(
     eval_share: Annotated[float, typer.Option(help="share of recordings held out, where the source has no split")] = 0.1,
     max_duration: Annotated[float, typer.Option(help="longer recordings are left out, seconds")] = 30.0,
     max_bad_share: Annotated[float, typer.Option(help="refuse a source of which more than this cannot be used")] = 0.5,
+    without: Annotated[
+        list[str] | None, typer.Option(help="pass over what is named so, as 'clips/esc10_*'; repeatable")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="replace a finished dataset at --out")] = False,
 ) -> None:
     """Read, check and convert recordings into a Parquet dataset; what cannot be used is listed with its reason."""
@@ -109,6 +112,7 @@ def ingest(
             "eval_share": eval_share,
             "max_duration_s": max_duration,
             "max_bad_share": max_bad_share,
+            "without": tuple(without or ()),
             "overwrite": overwrite,
         },
     )

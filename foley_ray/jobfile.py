@@ -85,6 +85,7 @@ class IngestJob(Job):
     eval_share: float = Field(0.1, ge=0, le=1, description="share of recordings held out, where the source has no split")
     max_duration_s: float = Field(30.0, gt=0)
     max_bad_share: float = Field(0.5, ge=0, le=1, description="of the recordings may be unusable before the source is refused")
+    without: tuple[str, ...] = Field((), description="pass over recordings with these names, as clips/esc10_*")
     overwrite: bool = False
 
 

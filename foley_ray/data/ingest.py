@@ -13,6 +13,7 @@ import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ class IngestSettings(SoundRules):
     eval_share: float = Field(default=0.1, ge=0, le=1, description="of the recordings, where the source has no split")
     seed: int = Field(default=0, description="draws that split")
     max_bad_share: float = Field(default=0.5, ge=0, le=1, description="quarantined share above which the source is refused")
+    without: tuple[str, ...] = Field((), description="patterns of names, as clips/esc10_*, of recordings to pass over")
 
 
 def ingest(
@@ -95,13 +97,14 @@ def ingest(
     The dataset is complete or absent: it grows in a hidden sibling of `out` that is renamed at the end, and what a killed
     run left there is cleared by the next. `overwrite` replaces a finished dataset, and nothing else.
 
-    Raises SourceError when `source` cannot be read, holds nothing usable, or more than `settings.max_bad_share` of it is
-    quarantined; in the latter two cases `out` stays as it was and OUT.quarantine.csv beside it lists what was wrong. Raises
-    OutputError when `out` is taken or cannot be written.
+    Raises SourceError when `source` cannot be read, a pattern of `settings.without` names nothing in it, it holds nothing
+    usable, or more than `settings.max_bad_share` of it is quarantined; in the latter two cases `out` stays as it was and
+    OUT.quarantine.csv beside it lists what was wrong. Raises OutputError when `out` is taken or cannot be written.
     """
     settings = settings or IngestSettings()
     storage, out = Storage(source), Path(out).absolute()
     found, recordings = read_source(storage, layout)
+    recordings = _wanted(recordings, settings.without, storage)
     with staging(out, index=INFO_FILE, what="dataset", overwrite=overwrite) as folder:
         (folder / DATA_FOLDER).mkdir()
         _report(out).unlink(missing_ok=True)
@@ -135,7 +138,12 @@ def run_job(job: IngestJob, progress: Progress | None = None) -> DatasetInfo:
         job.out,
         sample_rate_hz=preset(job.preset).model.audio.sample_rate_hz,
         layout=job.layout,
-        settings=IngestSettings(eval_share=job.eval_share, max_duration_s=job.max_duration_s, max_bad_share=job.max_bad_share),
+        settings=IngestSettings(
+            eval_share=job.eval_share,
+            max_duration_s=job.max_duration_s,
+            max_bad_share=job.max_bad_share,
+            without=job.without,
+        ),
         overwrite=job.overwrite,
         progress=progress,
     )
@@ -153,6 +161,18 @@ def summary(info: DatasetInfo, out: Path) -> str:
     if info.straddling_recordings:
         lines.append(f"warning: {info.straddling_recordings} recordings have rows in both train and eval, as the source says")
     return "\n".join(lines)
+
+
+def _wanted(recordings: list[Recording], without: Sequence[str], storage: Storage) -> list[Recording]:
+    """Those that no pattern names. A pattern that names none is a mistake that would only be heard in the model."""
+    for pattern in without:
+        kept = [recording for recording in recordings if not fnmatchcase(recording.source, pattern)]
+        if len(kept) == len(recordings):
+            raise SourceError(f"no recording of {storage} is named {pattern!r}; names are such as {recordings[0].source}")
+        if not kept:
+            raise SourceError(f"without {pattern!r} nothing is left of {storage}")
+        recordings = kept
+    return recordings
 
 
 def _row(index: int, recording: Recording, settings: IngestSettings) -> Row:

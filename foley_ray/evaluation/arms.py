@@ -1,7 +1,8 @@
 """Models that differ in one thing each, trained alike and asked alike by jobs/experiments/trained.py.
 
 OUT/given/          the parts that all arms share: vae, vocoder, clap
-OUT/ARM/run/        training, which goes on where it was stopped
+OUT/ARM/before/     pre-training, if the job asks for it; like the next it goes on where it was stopped
+OUT/ARM/run/        training
 OUT/ARM/model/      the arm as a whole model
 OUT/ARM/pool/       its candidates, of the same prompts and noise as every other's
 """
@@ -10,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,7 +52,7 @@ class Arm(Settings):
     unet: dict[str, Any] = Field({}, description="changes to the preset's UNet, such as channels: [16, 32, 48, 80]")
     tuning: TuningConfig | None = None
     settings: dict[str, Any] = Field({}, description="changes to the training settings of all arms")
-    data: Path | None = Field(None, description="another cache, such as one made without a source")
+    data: Path | None = Field(None, description="another cache to pre-train on (without pre-training: to train on)")
 
 
 class ArmsJob(Job):
@@ -65,6 +67,10 @@ class ArmsJob(Job):
     shippable_only: bool = False
     classes: tuple[str, ...] = Field((), description="learn from these alone; empty for all")
     settings: dict[str, Any] = Field({}, description="changes to the preset's settings of finetune, for all arms")
+    pretraining: dict[str, Any] | None = Field(
+        None,
+        description="changes to the preset's settings of diffusion, which then comes first, on all classes of an arm's data",
+    )
     arms: dict[str, Arm] = Field(min_length=2)
     prompts: dict[str, tuple[str, ...]] = Field(min_length=1, description="class: [wordings]")
     candidates: int = Field(6, ge=1, le=100, description="of each wording")
@@ -84,11 +90,12 @@ class ArmsJob(Job):
 
 def compare(job: ArmsJob, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """A row for each arm. Raises ConfigError for an arm that cannot be, and what training and pools raise."""
-    runs = {name: _run(job, name, arm) for name, arm in job.arms.items()}  # a wrong arm fails before the first is trained
+    runs = {name: _runs(job, name, arm) for name, arm in job.arms.items()}  # a wrong arm fails before the first is trained
     given = _given(job)
     rows = []
-    for name, run in runs.items():
-        train(run, lambda metrics, name=name: say(f"{name}  {progress_line(metrics)}"))  # type: ignore[misc]
+    for name, stages in runs.items():
+        for run in stages:
+            train(run, lambda metrics, name=name, task=run.task: say(f"{name}  {task}  {progress_line(metrics)}"))  # type: ignore[misc]
         model = job.out / name / "model"
         if not model.exists():
             assemble([given, run.out / "model"], model)
@@ -122,21 +129,25 @@ def _given(job: ArmsJob) -> Path:
     return folder.resolve()
 
 
-def _run(job: ArmsJob, name: str, arm: Arm) -> Run:
+def _runs(job: ArmsJob, name: str, arm: Arm) -> list[Run]:
+    """One after the other: pre-training if it is asked for, and training."""
     base = preset(job.preset)
     try:
         unet = UNetConfig.model_validate({**base.model.unet.model_dump(), **arm.unet})
     except ValidationError as error:
         raise ConfigError(f"arms.{name}.unet: {describe(error)}") from None
     model = base.model.model_copy(update={"unet": unet, "tuning": arm.tuning or base.model.tuning})
-    settings = override(base.training["finetune"], {**job.settings, **arm.settings})
-    chosen = Preset(name=base.name, model=model, training={"finetune": settings})
-    return Run(
+    settings = {"finetune": override(base.training["finetune"], {**job.settings, **arm.settings})}
+    own = (arm.data or job.cache).absolute()
+    if job.pretraining is not None:
+        settings["diffusion"] = override(base.training["diffusion"], job.pretraining)
+    folder = (job.out / name).resolve()
+    last = Run(
         task="finetune",
-        preset=chosen,
-        train=settings,
-        dataset=(arm.data or job.cache).absolute(),
-        out=(job.out / name / "run").resolve(),
+        preset=Preset(name=base.name, model=model, training=settings),
+        train=settings["finetune"],
+        dataset=own if job.pretraining is None else job.cache.absolute(),
+        out=folder / "run",
         init=((job.out / "given").resolve(),),
         shippable_only=job.shippable_only,
         classes=job.classes,
@@ -144,6 +155,12 @@ def _run(job: ArmsJob, name: str, arm: Arm) -> Run:
         workers=job.workers,
         use_gpu=job.gpu,
     )
+    if job.pretraining is None:
+        return [last]
+    before = replace(
+        last, task="diffusion", train=settings["diffusion"], dataset=own, out=folder / "before", classes=(), captions={}
+    )
+    return [before, replace(last, init=(*last.init, before.out))]
 
 
 def _loss(run: Path) -> float:

@@ -38,6 +38,8 @@ from foley_ray.library.targets import Target, find_targets
 
 MAX_BLOCKS = 1000
 """Tasks per stage and round: many enough to spread the work, few enough to keep Ray Data's own cost down."""
+DELIVERED_TOGETHER = 8
+"""Clips per task of delivery at least: a task alone costs as much as a short clip."""
 NOT_MADE = "not made yet: the hours of the run were over"
 
 
@@ -137,7 +139,7 @@ def _make(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     meter = ray.remote(num_cpus=0, scheduling_strategy=here)(Meter).remote()
     works = (_work(draw_batch([(clip.id, ClipRequest(clip.prompt, clip.seed, clip.settings))], draw)) for clip in clips)
-    stream = _dataset(works, len(clips))
+    stream = _dataset(works, len(clips), job.group)
     for name in STAGES:
         pool = job.pools[name]
         stream = stream.map_batches(
@@ -195,8 +197,8 @@ def _deliver_all(choices: Sequence[Choice], delivery: Callable[[Choice], Deliver
             (store.library / file).unlink(missing_ok=True)
         path.unlink()
     if missing:
-        stream = _dataset((pickle.dumps(delivery(choice)) for choice in missing), len(missing))
-        stream = stream.map_batches(_deliver_some, fn_args=(store.library,), batch_size=1, batch_format="pyarrow")
+        stream = _dataset((pickle.dumps(delivery(choice)) for choice in missing), len(missing), DELIVERED_TOGETHER)
+        stream = stream.map_batches(_deliver_some, fn_args=(store.library,), batch_format="pyarrow")
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
                 _stop_if_full(row["fatal"])
@@ -214,11 +216,12 @@ def _deliver_some(table: pa.Table, library: Path) -> pa.Table:
     return pa.table({"fatal": pa.array(fatal, pa.string())})
 
 
-def _dataset(works: Iterator[bytes], rows: int) -> ray.data.Dataset:
-    size, wider = divmod(rows, blocks := min(rows, MAX_BLOCKS))
-    return ray.data.from_arrow(
-        [pa.table({"work": pa.array(islice(works, size + (block < wider)), pa.large_binary())}) for block in range(blocks)]
-    )
+def _dataset(works: Iterator[bytes], rows: int, group: int) -> ray.data.Dataset:
+    """Blocks of whole groups, but for the last: no stage fills a group up more often than it must."""
+    groups = -(-rows // group)
+    size, wider = divmod(groups, blocks := min(groups, MAX_BLOCKS))
+    sizes = [group * (size + (block < wider)) for block in range(blocks)]
+    return ray.data.from_arrow([pa.table({"work": pa.array(islice(works, size), pa.large_binary())}) for size in sizes])
 
 
 def _work(batch: Batch) -> bytes:

@@ -1,7 +1,7 @@
 """What a library build takes: its pace against a loop over the in-process pipeline, and its memory against the number of clips.
 
 python tests/benchmarks/bench_library.py --model MODEL [--clips 40] [--steps 20] [--duration 4]
-python tests/benchmarks/bench_library.py --model MODEL --what memory [--rows 2000 4000 8000]
+python tests/benchmarks/bench_library.py --model MODEL --what memory [--rows 2000 4000 8000] [--group 16]
 
 Pace: the same clips on the same machine, one after the other. The build's time is taken once with everything (Ray, models,
 delivery) and once from its first clip to its last, which is the pace of a long night. The loop writes nothing and does not
@@ -9,7 +9,7 @@ count the loading of the model.
 
 Memory: clips as short as there are, of one candidate and one step, so that rows are many and nothing else is large. What the
 driver and the largest actor of each kind have to themselves (USS: without what is shared, such as the object store), sampled
-every second, and the slope since a quarter of the rows was made; each number of rows in a process of its own.
+every five seconds, and the slope since a quarter of the rows was made; each number of rows in a process of its own.
 """
 
 import argparse
@@ -45,15 +45,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--duration", type=float, default=4.0)
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 4000, 8000])
+    parser.add_argument("--group", type=int, default=1, help="clips per call of a stage")
     parser.add_argument("--json", action="store_true", help="one number of rows, in this process")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.what == "pace":
-        pace(arguments.model, arguments.clips, arguments.steps, arguments.duration)
+        pace(arguments.model, arguments.clips, arguments.steps, arguments.duration, arguments.group)
     elif arguments.json:
-        print(json.dumps(memory(arguments.model, arguments.rows[0])))
+        print(json.dumps(memory(arguments.model, arguments.rows[0], arguments.group)))
     else:
-        memories(arguments.model, arguments.rows)
+        memories(arguments.model, arguments.rows, arguments.group)
 
 
 def write_plan(folder: Path, clips: int, clip: dict[str, Any]) -> Path:
@@ -70,7 +71,7 @@ def write_plan(folder: Path, clips: int, clip: dict[str, Any]) -> Path:
     return folder / "plan.yaml"
 
 
-def pace(model: Path, clips: int, steps: int, duration_s: float) -> None:
+def pace(model: Path, clips: int, steps: int, duration_s: float, group: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = write_plan(Path(folder), clips, {"duration_s": duration_s, "steps": steps})
         seen: list[tuple[float, int]] = []
@@ -79,7 +80,7 @@ def pace(model: Path, clips: int, steps: int, duration_s: float) -> None:
             seen.append((time.perf_counter(), progress.stages["keep"]))
 
         started = time.perf_counter()
-        report = build(LibraryJob(plan=place, out=Path(folder) / "library", model=model), note)
+        report = build(LibraryJob(plan=place, out=Path(folder) / "library", model=model, group=group), note)
         whole_s = time.perf_counter() - started
         assert report.made == clips
         (first_s, first), (last_s, last) = seen[0], seen[-1]
@@ -106,7 +107,7 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         here = psutil.Process()
-        while not self.over.wait(1):
+        while not self.over.wait(5):  # looking costs some ms a process
             now: dict[str, float] = defaultdict(float)
             for process in (here, *here.children(recursive=True)):
                 try:
@@ -119,7 +120,7 @@ class Sampler(threading.Thread):
             self.seen.append((self.done, dict(now)))
 
 
-def memory(model: Path, rows: int) -> dict[str, Any]:
+def memory(model: Path, rows: int, group: int) -> dict[str, Any]:
     """What one build took: seconds, MB at the end of making, their slope since a quarter of the rows, the driver's peak."""
     with tempfile.TemporaryDirectory() as folder:
         place = write_plan(Path(folder), rows, {"duration_s": MIN_DURATION_S, "steps": 1, "candidates": 1, "guidance": 1})
@@ -131,7 +132,7 @@ def memory(model: Path, rows: int) -> dict[str, Any]:
             nonlocal made_at
             sampler.done, made_at = progress.stages["keep"], time.perf_counter()
 
-        report = build(LibraryJob(plan=place, out=Path(folder) / "library", model=model), note)
+        report = build(LibraryJob(plan=place, out=Path(folder) / "library", model=model, group=group), note)
         assert report.made == rows
         whole_s = time.perf_counter() - started
         sampler.over.set()
@@ -150,10 +151,11 @@ def memory(model: Path, rows: int) -> dict[str, Any]:
     }
 
 
-def memories(model: Path, sizes: list[int]) -> None:
+def memories(model: Path, sizes: list[int], group: int) -> None:
     peaks = []
     for rows in sizes:
         command = [sys.executable, __file__, "--model", str(model), "--what", "memory", "--rows", str(rows), "--json"]
+        command += ["--group", str(group)]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
         peaks.append(found["peak"])
         seconds = f"{found['making_s']:.0f} s making, {found['delivering_s']:.0f} s delivering"

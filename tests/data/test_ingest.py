@@ -291,6 +291,22 @@ def test_a_source_that_splits_a_recording_is_kept_and_reported(ray_local, tmp_pa
     assert "1 recordings have rows in both train and eval" in caplog.text
 
 
+def test_recordings_are_passed_over_by_name_and_a_name_of_nothing_is_refused(ray_local, tmp_path):
+    for number, name in enumerate(("own/rain_1", "own/dog_1", "pack/rain_2", "pack/rain_3")):
+        save(tmp_path / "in" / f"{name}.wav", tone(hz=300 + 100 * number))
+    info = ingest(
+        tmp_path / "in", tmp_path / "out", sample_rate_hz=RATE_HZ, settings=IngestSettings(without=("pack/*", "own/d*"))
+    )
+    assert (info.rows(), info.quarantined) == (1, {})
+    for pattern, words in (
+        ("packs/*", r"no recording of .* is named 'packs/\*'; names are such as own/dog_1.wav"),
+        ("*", r"without '\*' nothing is left"),
+    ):
+        with pytest.raises(SourceError, match=words):
+            ingest(tmp_path / "in", tmp_path / "no", sample_rate_hz=RATE_HZ, settings=IngestSettings(without=(pattern,)))
+    assert not (tmp_path / "no").exists()
+
+
 def test_too_many_bad_rows_leave_a_report_and_nothing_else(ray_local, faulty, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(SourceError, match=r"11 of 16 recordings are bad \(1 .*more than max_bad_share 0\.5 .*; each is"):

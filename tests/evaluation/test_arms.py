@@ -47,7 +47,7 @@ def test_arms_are_trained_and_asked_and_a_rerun_repeats_nothing(job: ArmsJob, ca
     assert list(rows) == ["narrow", "untuned"]
     assert rows["narrow"]["UNet, million"] < rows["untuned"]["UNet, million"]
     assert all(row["s a clip"] > 0 and row["loss"] > 0 for row in rows.values())
-    assert "narrow  step 3" in said
+    assert "narrow  finetune  step 3" in said
     assert (job.out / "out.png").stat().st_size > 5000
     pools = [json.loads((job.out / name / "pool" / "pool.json").read_text()) for name in rows]
     assert len({pool.pop("model") for pool in pools}) == 2
@@ -60,6 +60,22 @@ def test_arms_are_trained_and_asked_and_a_rerun_repeats_nothing(job: ArmsJob, ca
     again = {row["arm"]: row for row in json.loads((job.out / "out.json").read_text())["rows"]}
     for name, row in rows.items():
         assert again[name] | {"s a clip": 0} == row | {"s a clip": 0}
+
+
+def test_with_pretraining_the_arms_data_are_for_that_and_all_are_finetuned_alike(job: ArmsJob, tmp_path: Path) -> None:
+    arms = {"all": Arm(), "less": Arm(data=tmp_path / "less")}
+    chosen = job.model_copy(update={"out": tmp_path / "out", "arms": arms, "pretraining": {"steps": 2, "batch_size": 2}})
+    make_cache(CacheJob(preset="tiny", data=job.data, out=tmp_path / "less", init=(job.out / "given",), classes=("rain",)))
+    rows = compare(chosen, print)
+    assert [row["arm"] for row in rows] == ["all", "less"]
+    runs = {(name, stage): json.loads((tmp_path / "out" / name / stage / "run.json").read_text())
+            for name in arms for stage in ("before", "run")}  # fmt: skip
+    assert {run["task"] for (_, stage), run in runs.items() if stage == "before"} == {"diffusion"}
+    assert runs["all", "before"]["dataset"] == runs["all", "run"]["dataset"] == runs["less", "run"]["dataset"]
+    assert runs["less", "before"]["dataset"] != runs["all", "before"]["dataset"]
+    assert runs["less", "before"]["classes"] == []
+    begun_from = {name: runs[name, "run"]["init"]["unet"] for name in arms}  # what was pretrained, each arm its own
+    assert len(set(begun_from.values())) == 2
 
 
 @pytest.mark.parametrize(
