@@ -62,10 +62,11 @@ def test_arms_are_trained_and_asked_and_a_rerun_repeats_nothing(job: ArmsJob, ca
         assert again[name] | {"s a clip": 0} == row | {"s a clip": 0}
 
 
+@pytest.mark.soak
 def test_with_pretraining_the_arms_data_are_for_that_and_all_are_finetuned_alike(job: ArmsJob, tmp_path: Path) -> None:
     arms = {"all": Arm(), "less": Arm(data=tmp_path / "less")}
     chosen = job.model_copy(update={"out": tmp_path / "out", "arms": arms, "pretraining": {"steps": 2, "batch_size": 2}})
-    make_cache(CacheJob(preset="tiny", data=job.data, out=tmp_path / "less", init=(job.out / "given",), classes=("rain",)))
+    make_cache(CacheJob(preset="tiny", data=job.data, out=tmp_path / "less", init=(job.model,), classes=("rain",)))
     rows = compare(chosen, print)
     assert [row["arm"] for row in rows] == ["all", "less"]
     runs = {(name, stage): json.loads((tmp_path / "out" / name / stage / "run.json").read_text())
