@@ -181,7 +181,13 @@ def train(
     from foley_ray.training.progress import progress_line
     from foley_ray.training.worker import run_job
 
-    info = run_job(job, lambda metrics: out_console.print(f"{task}  {progress_line(metrics)}"))
+    with error_console.status("starting the workers") as status:
+
+        def tell(metrics: dict[str, float]) -> None:
+            status.stop()
+            out_console.print(f"{task}  {progress_line(metrics)}")
+
+        info = run_job(job, tell)
     out_console.print(f"{out / 'model'}: {', '.join(info.parts)}")
 
 
