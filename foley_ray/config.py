@@ -222,6 +222,10 @@ class TrainConfig(Settings):
     decoder_only: bool = Field(
         False, description="vae: train a given one's decoder; the latents stay, and with them caches and diffusion models"
     )
+    # clap
+    audio_only: bool = Field(
+        False, description="clap: train a given one's audio tower; texts stay where they are, and so do models told by them"
+    )
     # diffusion and finetune
     condition_dropout: float = Field(0.1, ge=0, le=1)
     snr_gamma: float | None = Field(None, description="min-SNR loss weighting (arXiv 2303.09556); off when absent")

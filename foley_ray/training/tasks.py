@@ -72,6 +72,8 @@ class TrainingTask:
             raise ConfigError(f"task {self.name} has no lora_rank; diffusion and finetune have")
         if train.decoder_only and self.name != "vae":
             raise ConfigError(f"task {self.name} has no decoder_only; vae has")
+        if train.audio_only and self.name != "clap":
+            raise ConfigError(f"task {self.name} has no audio_only; clap has")
 
     def parts(self) -> dict[Part, nn.Module]:
         """The modules that go into the model folder."""
@@ -136,6 +138,11 @@ class ClapTask(TrainingTask):
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
         self.clap = given.get("clap") or build_clap(config.clap)
+        if train.audio_only:
+            if "clap" not in given:
+                raise ConfigError("audio_only trains the audio tower of a CLAP that is there: give it with --init")
+            for name, weight in self.clap.named_parameters():
+                weight.requires_grad_(name.startswith("net.audio_"))
         self.phases = {"model": ClapPhase(self.clap.train(), config.audio.sample_rate_hz)}
 
     def parts(self) -> dict[Part, nn.Module]:

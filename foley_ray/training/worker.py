@@ -27,7 +27,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.metrics import Gauge
 
-from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
+from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, Part, PartInfo, read_info, save_model
 from foley_ray.data.cache import CacheInfo, is_cache
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import READER_CPUS, READERS, Collate
@@ -282,9 +282,10 @@ def _export(
     """Write the task's parts as a model folder that knows where they came from."""
     made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.frozen}
     stands_for: tuple[str, ...] = ()
-    if run.train.decoder_only:
-        _, owner = run.given()["vae"]
-        stands_for = (owner.parts["vae"].digest, *owner.parts["vae"].stands_for)
+    if run.train.decoder_only or run.train.audio_only:
+        part: Part = "vae" if run.train.decoder_only else "clap"
+        _, owner = run.given()[part]
+        stands_for = (owner.parts[part].digest, *owner.parts[part].stands_for)
     training = {
         "task": run.task,
         "step": trainer.step,

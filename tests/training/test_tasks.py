@@ -113,6 +113,19 @@ def test_the_decoder_alone_learns_and_the_latents_stay(tiny_model: Path) -> None
     assert learning == {"decoder", "post_quant_conv"}
 
 
+def test_the_audio_tower_alone_learns_and_texts_stay(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"audio tower of a CLAP that is there: give it with --init"):
+        build("clap", tiny_model, audio_only=True)
+    train = tiny().training["clap"].model_copy(update={"steps": 3, "batch_size": 4, "warmup_steps": 0, "audio_only": True})
+    task = TASK_CLASSES["clap"](tiny().model, train, {"clap": load_part(tiny_model, "clap")})
+    clap, texts = task.parts()["clap"], ["rain", "a dog", ""]
+    before, heard = clap.text_embed(texts).detach(), clap.audio_embed(batch(task.config)["wave"], 22_050).detach()
+    trainer = Trainer(task.phases, torch.nn.ModuleDict(task.parts()), train, Accelerator(cpu=True))
+    trainer.train(batch(task.config) for _ in range(3))
+    assert torch.equal(clap.text_embed(texts), before)
+    assert not torch.allclose(clap.audio_embed(batch(task.config)["wave"], 22_050), heard, atol=1e-4)
+
+
 def test_all_rows_dropped_means_the_condition_has_no_effect(tiny_model: Path) -> None:
     """Dropout replaces the condition by the empty text's embedding, exactly."""
     task = build("diffusion", tiny_model, condition_dropout=1.0)
@@ -164,6 +177,8 @@ def test_what_a_task_does_not_have_is_refused(tiny_model: Path) -> None:
         build("clap", tiny_model, lora_rank=4)
     with pytest.raises(ConfigError, match="task diffusion has no decoder_only; vae has"):
         build("diffusion", tiny_model, decoder_only=True)
+    with pytest.raises(ConfigError, match="task vae has no audio_only; clap has"):
+        build("vae", tiny_model, audio_only=True)
     with pytest.raises(ConfigError, match="lora_rank adapts a trained unet, and none is given"):
         build("finetune", tiny_model, lora_rank=4)
 
