@@ -47,8 +47,8 @@ class PartInfo(BaseModel):
     training: dict[str, Any] = {}
     """Task, steps, dataset digest, settings, scores: how to make it again."""
     stands_for: tuple[str, ...] = ()
-    """Digests of earlier versions whose place this one takes: a VAE whose decoder alone was trained on has their latents, a CLAP
-    whose audio tower alone was trained on their text embeddings."""
+    """Digests of earlier versions whose place this one takes: a VAE whose decoder alone was trained on has their latents, and a
+    CLAP whose audio tower alone was has their text embeddings."""
 
     def serves(self, digest: str) -> bool:
         """Whether what was made for the part of that digest works with this one."""
