@@ -142,7 +142,8 @@ class ClapTask(TrainingTask):
             if "clap" not in given:
                 raise ConfigError("audio_only trains the audio tower of a CLAP that is there: give it with --init")
             for name, weight in self.clap.named_parameters():
-                weight.requires_grad_(name.startswith("net.audio_"))
+                if not name.startswith("net.audio_"):
+                    weight.requires_grad_(False)
         self.phases = {"model": ClapPhase(self.clap.train(), config.audio.sample_rate_hz)}
 
     def parts(self) -> dict[Part, nn.Module]:
