@@ -4,6 +4,7 @@ ray job submit --working-dir . -- python jobs/default_model/make.py --data /data
 (or without Ray's job server: python jobs/default_model/make.py ...). Hours on two CPU cores. Stopped, the same
 command goes on: finished stages are passed over. `--from FOLDER` starts each stage from that model's parts instead of from
 random weights, `--only STAGE` runs a single one; what each stage learns from, and for how long, is in stages/*.yaml.
+`--rehearse` makes a worthless model in minutes, two small steps a stage, to see that data, machine and disk are fit.
 """
 
 import argparse
@@ -24,9 +25,11 @@ STAGES: dict[str, tuple[str, ...]] = {
     "finetune": ("clap", "vae", "diffusion"),
 }
 """Each stage, and which earlier ones give it parts. The last two learn from the cache."""
+REHEARSAL = ("settings.steps=2", "settings.batch_size=2")
+REHEARSAL_CACHE = ("variants=1", "balance=0")
 
 
-def run_stage(name: str, data: Path, out: Path, start: Path | None) -> None:
+def run_stage(name: str, data: Path, out: Path, start: Path | None, rehearse: bool = False) -> None:
     """One stage into OUT/name."""
     init = [] if start is None else [str(start)]
     init += [str(out / earlier) for earlier in STAGES[name]]
@@ -37,11 +40,13 @@ def run_stage(name: str, data: Path, out: Path, start: Path | None) -> None:
         from foley_ray.data.cache import run_job as make_cache
 
         if not is_cache(out / "cache"):
+            changes += REHEARSAL_CACHE if rehearse else ()
             make_cache(load_job(CacheJob, HERE / "stages" / "cache.yaml", changes))
         return
     from foley_ray.training.progress import progress_line
     from foley_ray.training.worker import run_job
 
+    changes += REHEARSAL if rehearse else ()
     job = load_job(TrainJob, HERE / "stages" / f"{name}.yaml", changes)
     if job.captions:
         job = job.model_copy(update={"captions": HERE / job.captions})
@@ -54,12 +59,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the stages' runs and, at the end, model/")
     parser.add_argument("--from", dest="start", type=Path, help="model folder to start from")
     parser.add_argument("--only", choices=STAGES, help="this stage alone")
+    parser.add_argument("--rehearse", action="store_true", help="two small steps a stage")
     options = parser.parse_args()
     data, out = options.data.resolve(), options.out.resolve()
     start = options.start.resolve() if options.start else None
     try:
         for name in (options.only,) if options.only else STAGES:
-            run_stage(name, data, out, start)
+            run_stage(name, data, out, start, options.rehearse)
         if not options.only:
             from foley_ray.checkpoint import assemble
 

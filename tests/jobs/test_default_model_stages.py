@@ -1,12 +1,18 @@
 """The stages that make the default model: valid, in an order in which each finds its parts, and with the shipped settings."""
 
+import csv
 import importlib.util
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from foley_ray.checkpoint import read_info, shipped_model
+from foley_ray.checkpoint import PARTS, read_info, shipped_model
 from foley_ray.config import TASKS
+from foley_ray.data.ingest import ingest
+from foley_ray.data.procedural import MAKERS, write_recordings
 from foley_ray.jobfile import CacheJob, TrainJob, load_job
 from foley_ray.training.tasks import TASK_CLASSES
 
@@ -62,3 +68,29 @@ def test_the_shipped_parts_were_trained_with_these_settings(stage: str, part: st
     known = training["settings"]
     assert {key: known[key] for key in known.keys() - free} == {key: wanted[key] for key in known.keys() - free}
     assert training["step"] == wanted["steps"]
+
+
+@pytest.mark.soak
+def test_the_script_rehearses_from_a_dataset_to_a_whole_model(tmp_path: Path) -> None:
+    """Every stage for real, two steps each; again, it passes over what is finished."""
+    names = load_job(TrainJob, JOB / "stages" / "finetune.yaml").classes
+    write_recordings(tmp_path / "made", count_per_class=-(-len(names) // len(MAKERS)) + 1)  # equal files would count once
+    with (tmp_path / "made" / "metadata.csv").open(encoding="utf-8", newline="") as text:
+        *some, last = csv.DictReader(text)
+    rows = [{**row, "class": name, "split": "train"} for name, row in zip(names, some, strict=False)]
+    (tmp_path / "source").mkdir()
+    for number, row in enumerate([*rows, {**last, "class": names[0], "split": "eval"}]):
+        shutil.copy(tmp_path / "made" / row["file"], tmp_path / "source" / f"{number}.wav")
+        row |= {"file": f"{number}.wav", "recording_key": f"made:{number}"}
+    with (tmp_path / "source" / "metadata.csv").open("w", encoding="utf-8", newline="") as text:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    ingest(tmp_path / "source", tmp_path / "dataset", sample_rate_hz=22_050)
+    command = [sys.executable, str(JOB / "make.py"), "--data", str(tmp_path / "dataset"), "--out", str(tmp_path / "out")]
+    for _ in range(2):
+        ran = subprocess.run([*command, "--rehearse"], capture_output=True, text=True, timeout=1800, check=False)
+        assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
+    info = read_info(tmp_path / "out" / "model", needs=PARTS)
+    assert {name: part.training["step"] for name, part in info.parts.items()} == dict.fromkeys(PARTS, 2)
+    assert set(info.sounds) == set(names)
