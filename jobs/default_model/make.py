@@ -17,12 +17,13 @@ from foley_ray.jobfile import CacheJob, TrainJob, load_job
 HERE = Path(__file__).parent
 STAGES: dict[str, tuple[str, ...]] = {
     "clap": (),
+    "audio": ("clap",),
     "vae": (),
     "vocoder": ("vae",),
     "decoder": ("vae",),
-    "cache": ("clap", "vae"),
-    "diffusion": ("clap", "vae"),
-    "finetune": ("clap", "vae", "diffusion"),
+    "cache": ("audio", "vae"),
+    "diffusion": ("audio", "vae"),
+    "finetune": ("audio", "vae", "diffusion"),
 }
 """Each stage, and which earlier ones give it parts. The last two learn from the cache."""
 REHEARSAL = ("settings.steps=2", "settings.batch_size=2")
@@ -69,7 +70,7 @@ def main() -> None:
         if not options.only:
             from foley_ray.checkpoint import assemble
 
-            parts = [out / name / "model" for name in ("clap", "decoder", "vocoder", "finetune")]
+            parts = [out / name / "model" for name in ("audio", "decoder", "vocoder", "finetune")]
             info = assemble(parts, out / "model", half=True)
             print(f"{out / 'model'}: {info.digest}")
     except FoleyError as error:
