@@ -4,9 +4,11 @@ A preset is a function that returns one complete `Preset`; a variant copies one 
 beside the weights (foley.json), the training half beside the run.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -394,20 +396,36 @@ def override(train: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate({**train.model_dump(), **changes})
     except ValidationError as error:
-        raise ConfigError(describe(error)) from None
+        raise ConfigError(describe(error, TrainConfig)) from None
 
 
-def describe(error: ValidationError) -> str:
-    """pydantic's report on one line: each key, the value seen, the rule it breaks."""
+def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+    """pydantic's report on one line: each key, the value seen, the rule it breaks; with `kind` also what it nearly says."""
     parts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "settings"
         rule = item["msg"].removeprefix("Value error, ")  # what pydantic puts before the words of our own validators
         seen = str(item["input"]) if isinstance(item["input"], Path) else item["input"]
         if item["type"] == "extra_forbidden":
-            parts.append(f"{key}: no such setting")
+            near = get_close_matches(str(item["loc"][-1]), _settings_at(kind, item["loc"][:-1]), n=2)
+            parts.append(f"{key}: no such setting" + (f" (did you mean: {', '.join(near)}?)" if near else ""))
         elif isinstance(item["input"], dict):  # a whole section: what is wrong with it says more than all of it
             parts.append(f"{key}: {rule}")
         else:
             parts.append(f"{key} = {seen!r}: {rule}")
     return "; ".join(parts)
+
+
+def _settings_at(kind: Any, location: Sequence[int | str]) -> list[str]:
+    """Names of the settings in that section of `kind`: through fields, and through what lists and mappings hold."""
+    for part in (*location, None):
+        while get_origin(kind) is Annotated or get_origin(kind) in (Union, UnionType):  # the value's own type comes first
+            kind = get_args(kind)[0]
+        fields = getattr(kind, "model_fields", None)
+        if part is None:
+            return list(fields or ())
+        if fields is not None:
+            kind = fields[part].annotation if part in fields else None
+        else:
+            kind = next((held for held in reversed(get_args(kind)) if held is not Ellipsis), None)
+    return []

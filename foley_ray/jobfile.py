@@ -245,7 +245,7 @@ def make_job(kind: type[AnySettings], content: dict[str, Any], where: str = "") 
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {describe(error)}" if where else describe(error)) from None
+        raise ConfigError(f"{where}: {describe(error, kind)}" if where else describe(error, kind)) from None
 
 
 def assignment(text: str) -> tuple[str, Any]:

@@ -32,7 +32,12 @@ def test_unknown_preset_names_those_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"learning_rate": 1}, "learning_rate: no such setting"), ({"lr": -1}, "lr = -1"), ({"steps": "many"}, "steps = 'many'")],
+    [
+        ({"learning_rate": 1}, "learning_rate: no such setting$"),
+        ({"stpes": 1}, r"stpes: no such setting \(did you mean: steps\?\)"),
+        ({"lr": -1}, "lr = -1"),
+        ({"steps": "many"}, "steps = 'many'"),
+    ],
 )
 def test_override_says_key_value_and_rule(changes: dict, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

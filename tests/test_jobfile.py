@@ -76,6 +76,7 @@ def test_changes_reach_into_sections(tmp_path: Path) -> None:
         ("- a\n- b", "must hold key: value lines"),
         ("task: paint\ndata: d\nout: o", "task = 'paint'"),
         ("task: vae\ndata: d\nout: o\nstep: 5", "step: no such setting"),
+        ("task: vae\ndata: d\nout: o\nwrkers: 2", r"wrkers: no such setting \(did you mean: workers\?\)"),
         ("task: vae\nout: o", "data"),
     ],
 )

@@ -135,7 +135,7 @@ def _runs(job: ArmsJob, name: str, arm: Arm) -> list[Run]:
     try:
         unet = UNetConfig.model_validate({**base.model.unet.model_dump(), **arm.unet})
     except ValidationError as error:
-        raise ConfigError(f"arms.{name}.unet: {describe(error)}") from None
+        raise ConfigError(f"arms.{name}.unet: {describe(error, UNetConfig)}") from None
     model = base.model.model_copy(update={"unet": unet, "tuning": arm.tuning or base.model.tuning})
     settings = {"finetune": override(base.training["finetune"], {**job.settings, **arm.settings})}
     own = (arm.data or job.cache).absolute()

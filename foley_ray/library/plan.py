@@ -183,7 +183,7 @@ def load_plan(path: Path) -> Plan:
         return Plan.model_validate(content)
     except ValidationError as error:
         lines = sorted({_line(root, item["loc"]) for item in error.errors()})
-        raise ConfigError(f"{path}, line {', '.join(map(str, lines))}: {describe(error)}") from None
+        raise ConfigError(f"{path}, line {', '.join(map(str, lines))}: {describe(error, Plan)}") from None
 
 
 def expand(plan: Plan, model_digest: str) -> list[PlannedClip]:

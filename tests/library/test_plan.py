@@ -71,7 +71,7 @@ def test_a_budget_is_shared_out_over_the_categories(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("library:", "libary:", "line 1: library: Field required; libary: no such setting"),
-        ("candidates: 4", "candidats: 4", "line 5: clip.candidats: no such setting"),
+        ("candidates: 4", "candidats: 4", r"line 5: clip.candidats: no such setting \(did you mean: candidates\?\)"),
         ("candidates: 4", "candidates: 0", "line 5: clip.candidates = 0"),
         ("creator: FRAY", "creator: F_RAY", "line 2: creator = 'F_RAY'"),
         (
