@@ -175,10 +175,6 @@ class Augmentation(Settings):
     speed: float = Field(0.12, ge=0, le=1, description="half of the crops play up to e^this faster or slower")
     gain_db: float = Field(8.0, ge=0, description="each crop is up to this much quieter")
     tilt_db: float = Field(0.0, ge=0, description="half of the crops are up to this much brighter or duller three octaves up")
-    series_share: float = Field(0.75, ge=0, le=1, description="of recordings below 1 s become several events in a crop")
-    series: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description="class -> its own series_share: a shot is mostly heard alone, and a row of dry ones like typing"
-    )
     mix_share: float = Field(0.2, ge=0, le=1, description="of the crops hold a second recording of the class")
     room_share: float = Field(0.3, ge=0, le=1, description="of the crops that end within the clip get a room's tail")
     rooms: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

@@ -38,8 +38,7 @@ def training_crop(
     wave_T = level(wave_T)
     if augment:
         wave_T = _vary(wave_T, rng, augment.speed)
-        series_share = augment.series.get(class_name, augment.series_share)
-        if len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < series_share:
+        if len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < 0.75:
             wave_T = _sequence(wave_T, samples, sample_rate_hz, rng, another, augment.speed)
         elif another is not None and rng.random() < augment.mix_share:
             share = np.float32(rng.beta(5, 5))

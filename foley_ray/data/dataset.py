@@ -197,7 +197,7 @@ class TrainingStream:
         **window_options: Any,
     ):
         """Raises DatasetError if the folder is damaged, has no rows of the wanted kind or does not know a wanted class."""
-        for name in (*settings.only_classes, *settings.augmentation.series, *settings.augmentation.rooms):
+        for name in (*settings.only_classes, *settings.augmentation.rooms):
             if name not in classes:
                 near = ", ".join(difflib.get_close_matches(name, classes, n=3)) or ", ".join(classes[:6])
                 raise DatasetError(f"{folder} has no class {name!r} among its {len(classes)}; did you mean: {near}")
