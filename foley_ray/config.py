@@ -414,14 +414,12 @@ def describe(error: ValidationError, kind: type[BaseModel] | None = None) -> str
 
 def _settings_at(kind: Any, location: Sequence[int | str]) -> list[str]:
     """Names of the settings in that section of `kind`: through fields, and through what lists and mappings hold."""
-    for part in (*location, None):
-        while get_origin(kind) is Annotated or get_origin(kind) in (Union, UnionType):  # the value's own type comes first
-            kind = get_args(kind)[0]
-        fields = getattr(kind, "model_fields", None)
-        if part is None:
-            return list(fields or ())
-        if fields is not None:
-            kind = fields[part].annotation if part in fields else None
-        else:
-            kind = next((held for held in reversed(get_args(kind)) if held is not Ellipsis), None)
-    return []
+    while get_origin(kind) in (Annotated, Union, UnionType):  # the value's own type comes first
+        kind = get_args(kind)[0]
+    fields = getattr(kind, "model_fields", None) or {}
+    if not location:
+        return list(fields)
+    first, *rest = location
+    if fields:
+        return _settings_at(fields[first].annotation if first in fields else None, rest)
+    return _settings_at(next((held for held in reversed(get_args(kind)) if held is not Ellipsis), None), rest)

@@ -17,6 +17,8 @@ def open_stream(run: Run) -> TrainingStream:
     if run.task not in ("diffusion", "finetune"):
         raise ConfigError(f"task {run.task} learns from sound, not from a cache as {run.dataset} is; give the dataset")
     parts = {name: owner.parts[name] for name, (_, owner) in run.given().items()}
+    if run.task == "diffusion" and "clap" in parts:  # learns from embeddings of sounds, which no other ear stands for
+        parts["clap"] = parts["clap"].model_copy(update={"stands_for": ()})
     return cached_stream(run.dataset, run.stream_settings(), run.model.audio, parts)
 
 

@@ -27,7 +27,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.util.metrics import Gauge
 
-from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, Part, PartInfo, read_info, save_model
+from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
 from foley_ray.data.cache import CacheInfo, is_cache
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import READER_CPUS, READERS, Collate
@@ -283,7 +283,7 @@ def _export(
     made_for = {name: owner.parts[name].digest for name, (_, owner) in run.given().items() if name in task.frozen}
     stands_for: tuple[str, ...] = ()
     if run.train.decoder_only or run.train.audio_only:
-        part: Part = "vae" if run.train.decoder_only else "clap"
+        (part,) = task.makes
         _, owner = run.given()[part]
         stands_for = (owner.parts[part].digest, *owner.parts[part].stands_for)
     training = {
