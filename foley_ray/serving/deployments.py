@@ -5,6 +5,7 @@ Stages are imported in the constructors: torch is loaded where a model runs, and
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -12,12 +13,14 @@ from ray import serve
 
 from foley_ray.checkpoint import shipped_model
 from foley_ray.clip import Candidate, ranked
-from foley_ray.columns import CANDIDATE, CLIP_ID, SCORE, WAVE, Batch, join, split
+from foley_ray.columns import CANDIDATE, CLIP_ID, PROMPT, SCORE, WAVE, Batch, join, split
 from foley_ray.serving.metrics import SampleMetrics, StageMetrics
 from foley_ray.serving.parcel import Parcel, pack, unpack
 from foley_ray.serving.settings import BatchedSettings, ServeSettings, StageSettings
 
 Outcome = Batch | Exception
+DOUBTS_KEPT = 256
+"""Prompts: the clips of one request share theirs, and people ask again."""
 
 
 def _set_threads(settings: StageSettings) -> None:
@@ -68,16 +71,16 @@ class Condition(_Batched):
         _set_threads(settings.condition)
         model = settings.model or shipped_model()
         stage = ConditionStage(model, settings.condition.device)
-        self.familiar = stage.familiar
+        self.doubt = lru_cache(DOUBTS_KEPT)(stage.familiar.doubt)
         super().__init__(stage, settings.condition)
 
-    async def __call__(self, batch: Batch) -> Parcel:
-        """Raises PromptError for a prompt that is empty or too long."""
-        return pack(await self.run(batch))
+    async def __call__(self, batch: Batch) -> tuple[Parcel, str | None]:
+        """Also what to tell who asks for a sound that the model was hardly taught, or None.
 
-    async def doubt(self, prompt: str) -> str | None:
-        """What to tell who asks for a sound that the model was hardly taught; None for others."""
-        return await asyncio.to_thread(self.familiar.doubt, prompt)
+        Raises PromptError for a prompt that is empty or too long.
+        """
+        done = await self.run(batch)
+        return pack(done), await asyncio.to_thread(self.doubt, str(batch[PROMPT.name][0]))
 
 
 class Sample:

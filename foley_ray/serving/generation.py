@@ -35,7 +35,6 @@ class Sound:
     data: bytes
     encoding: Encoding
     clip: RankedClip
-    doubt: str | None
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,7 @@ class Generation:
         body.check(self.limits)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         requests = [ClipRequest(body.prompt, (seed + index) % (MAX_SEED + 1), body.settings()) for index in range(body.n)]
-        clips, doubt = await asyncio.gather(
-            self.graph.clips(requests, body.all_candidates, on_progress), self.graph.doubt(body.prompt)
-        )
+        clips = await self.graph.clips(requests, body.all_candidates, on_progress)
         encoding = Encoding(body.format)
         return GenerateResponse(
             id=request_id,
@@ -75,13 +72,13 @@ class Generation:
                 )
                 for clip in clips
             ],
-            warnings=[doubt] if doubt else [],
+            warnings=[clips[0].doubt] if clips[0].doubt else [],
         )
 
     async def sound(self, request: ClipRequest, encoding: Encoding) -> Sound:
         """One clip's best candidate as a file. Raises what Graph.clips raises."""
-        [clip], doubt = await asyncio.gather(self.graph.clips([request]), self.graph.doubt(request.prompt))
-        return Sound(await asyncio.to_thread(self._encoded, clip.candidates[0], encoding), encoding, clip, doubt)
+        [clip] = await self.graph.clips([request])
+        return Sound(await asyncio.to_thread(self._encoded, clip.candidates[0], encoding), encoding, clip)
 
     async def native_sound(self, body: GenerateBody) -> Sound:
         """`response: audio` of the native route."""

@@ -28,10 +28,12 @@ LOST = (RayActorError, ObjectLostError, WorkerCrashedError, RaySystemError, Repl
 
 PROGRESS_EVERY_S = 0.25
 RETRY_AFTER_S = 0.5
-DOUBT_S = 5.0
 
 OnProgress = Callable[[int, int], None]
 """Called with steps done and steps wanted of the current draw."""
+
+Draw = tuple[list[Candidate], str | None]
+"""A draw's candidates, best first, and what is doubtful about the prompt."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class RankedClip:
     candidates: tuple[Candidate, ...]
     passed: bool
     """False if no candidate reached the threshold within the allowed redraws."""
+    doubt: str | None
+    """A warning: the prompt is far from every sound that the model was taught."""
 
 
 class Graph:
@@ -94,15 +98,6 @@ class Graph:
                 raise errors.exceptions[0] from None
         return [task.result() for task in tasks]
 
-    async def doubt(self, prompt: str) -> str | None:
-        """A warning about a prompt that is far from all that the model was taught. A courtesy: what goes wrong is no answer."""
-        try:
-            async with asyncio.timeout(DOUBT_S):
-                found: str | None = await self.condition.doubt.remote(prompt)
-        except Exception:
-            return None
-        return found
-
     @contextmanager
     def _admitted(self, candidates: int) -> Iterator[None]:
         """Count the work in, or refuse it now rather than let it wait longer than anybody listens."""
@@ -122,19 +117,21 @@ class Graph:
     async def _clip(self, request: ClipRequest, keep_all: bool, on_progress: OnProgress | None) -> RankedClip:
         """Draw candidates; draw again, with the next candidate indices, while the best is below the threshold."""
         candidates: list[Candidate] = []
+        doubt: str | None = None
         started = time.monotonic()
         for draw in range(request.settings.max_redraws + 1):
             if draw:
                 self.metrics.redraws.inc()
-            candidates = ranked([*candidates, *await self._draw(request, draw, keep_all, on_progress)])
+            drawn, doubt = await self._draw(request, draw, keep_all, on_progress)
+            candidates = ranked([*candidates, *drawn])
             if not keep_all:  # the best of an earlier draw may have been beaten
                 candidates[1:] = [replace(candidate, wave_T=None) for candidate in candidates[1:]]
             if passes(request.settings, candidates[0].score):
                 break
         self.metrics.finished(time.monotonic() - started, candidates[0].score)
-        return RankedClip(request, tuple(candidates), passes(request.settings, candidates[0].score))
+        return RankedClip(request, tuple(candidates), passes(request.settings, candidates[0].score), doubt)
 
-    async def _draw(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> list[Candidate]:
+    async def _draw(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> Draw:
         """One draw; begun again when a replica dies with it, also if its successor takes a while to come.
 
         The seed is in the rows, so it becomes the same sound.
@@ -153,16 +150,14 @@ class Graph:
                     raise
             await asyncio.sleep(RETRY_AFTER_S)
 
-    async def _draw_once(
-        self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None
-    ) -> list[Candidate]:
+    async def _draw_once(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> Draw:
         clip_id = uuid4().hex
         with self._progress.watched(clip_id, on_progress):
-            parcel = await _answer(self.condition.remote(draw_batch([(clip_id, request)], draw)))
+            parcel, doubt = await _answer(self.condition.remote(draw_batch([(clip_id, request)], draw)))
             parcel = await _answer(self.sample.remote(parcel))
             parcel = await _answer(self.vocode.remote(parcel))
             candidates: list[Candidate] = await _answer(self.rank.remote(parcel, keep_all))
-        return candidates
+        return candidates, doubt
 
 
 async def _answer(response: DeploymentResponse[Any]) -> Any:

@@ -93,7 +93,7 @@ def _generation_routes(generation: Generation) -> APIRouter:
 
 
 def _audio(sound: Sound, generation: Generation) -> Response:
-    best = sound.clip.candidates[0]
+    best, doubt = sound.clip.candidates[0], sound.clip.doubt
     return Response(
         sound.data,
         media_type=sound.encoding.media_type,
@@ -105,7 +105,7 @@ def _audio(sound: Sound, generation: Generation) -> Response:
             "X-Foley-Passed": str(sound.clip.passed).lower(),
             "X-Foley-Model": generation.info.digest,
             # header values are Latin-1
-            **({"X-Foley-Warning": sound.doubt.encode("ascii", "backslashreplace").decode()} if sound.doubt else {}),
+            **({"X-Foley-Warning": doubt.encode("ascii", "backslashreplace").decode()} if doubt else {}),
         },
     )
 
