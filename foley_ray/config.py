@@ -180,6 +180,19 @@ class Augmentation(Settings):
     rooms: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="class -> its own room_share: what was recorded dry, as it is mostly heard"
     )
+    outdoors: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="class -> share of its crops that sound across open ground, with a long dark tail and echoes"
+    )
+    series: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {},
+        description="class -> share of its crops that are an even series of the one recording; the others hold it once. "
+        "Wordings under CLASS/series and CLASS/once are for these alone",
+    )
+
+    @property
+    def classes(self) -> set[str]:
+        """All that are named."""
+        return {*self.rooms, *self.outdoors, *self.series}
 
 
 USUAL_AUGMENTATION = Augmentation()

@@ -10,12 +10,18 @@ import numpy as np
 
 from foley_ray.audio.wave import TRAINING_PEAK, change_speed, fit, level
 from foley_ray.config import Augmentation
+from foley_ray.data.captions import Manner
 
 SHORT_S = 1.0
 """A recording below this is one event (a key press, a step), of which a clip of its class normally holds several."""
 
 ROOM_DECAY_S = (0.2, 2.5)
 """From a small room's 60 dB of decay to a valley's: a dry shot of 0.4 s says nothing of how shots mostly sound."""
+OUTDOORS_DECAY_S = (0.8, 3.0)
+OUTDOORS_CUTOFF_HZ = (800.0, 4000.0)
+ECHO_S = (0.05, 0.6)
+"""From a wall across the street to the edge of the wood."""
+SERIES_PACE_S = (0.1, 1.2)
 TILT_PIVOT_HZ = 1000.0
 TILT_OCTAVES = 3.0
 TILT_PADDING = 4096
@@ -29,22 +35,30 @@ def training_crop(
     augment: Augmentation | None,
     another: Callable[[], np.ndarray] | None = None,
     class_name: str = "",
+    manner: Manner = "",
 ) -> np.ndarray:
     """A recording (T,) as a crop of exactly `samples`, float32, peak 0.5 (lower with augmentation's random gain).
 
     `another` gives a second recording of the same class, for mixing and for sequences of short events; it is called at most a
-    few times, and only with `augment`.
+    few times, and only with `augment`. `manner` says whether to make a series of this recording or to leave it alone.
     """
     wave_T = level(wave_T)
     if augment:
         wave_T = _vary(wave_T, rng, augment.speed)
-        if len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < 0.75:
+        if manner == "series":
+            wave_T = _even_series(wave_T, samples, sample_rate_hz, rng)
+        elif manner == "once":
+            pass
+        elif len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < 0.75:
             wave_T = _sequence(wave_T, samples, sample_rate_hz, rng, another, augment.speed)
         elif another is not None and rng.random() < augment.mix_share:
             share = np.float32(rng.beta(5, 5))
             other_T = fit(_vary(level(another()), rng, augment.speed), len(wave_T), rng)
             wave_T = share * wave_T + (1 - share) * other_T
-        if len(wave_T) <= samples and rng.random() < augment.rooms.get(class_name, augment.room_share):
+        outdoors_share = augment.outdoors.get(class_name)
+        if outdoors_share is not None and rng.random() < outdoors_share:
+            wave_T = _outdoors(wave_T, sample_rate_hz, rng)[: max(samples, len(wave_T))]  # a crop starts before its echo does
+        elif len(wave_T) <= samples and rng.random() < augment.rooms.get(class_name, augment.room_share):
             wave_T = _room(wave_T, sample_rate_hz, rng)
         if augment.tilt_db and rng.random() < 0.5:
             wave_T = _tilt(wave_T, sample_rate_hz, float(rng.uniform(-augment.tilt_db, augment.tilt_db)))
@@ -82,6 +96,38 @@ def _sequence(
         at_s += pace_s * float(rng.uniform(0.7, 1.4))
     peak = float(np.max(np.abs(out_T), initial=0.0))
     return out_T * np.float32(TRAINING_PEAK / peak) if peak > 0 else out_T
+
+
+def _even_series(event_T: np.ndarray, samples: int, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """Two to eight times the same event, as a gun or a clock repeats it: an even pace, from a burst's to a step's."""
+    out_T = np.zeros(samples, dtype=np.float32)
+    pace_s = float(np.exp(rng.uniform(*np.log(SERIES_PACE_S))))
+    at_s = float(rng.uniform(0.0, 0.6))
+    for _ in range(int(rng.integers(2, 9))):
+        if (start := int(at_s * sample_rate_hz)) >= samples:
+            break
+        heard_T = event_T[: samples - start]
+        out_T[start : start + len(heard_T)] += heard_T * np.float32(rng.uniform(0.7, 1.0))
+        at_s += pace_s * float(rng.uniform(0.85, 1.15))
+    return level(out_T)
+
+
+def _outdoors(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """A recording as heard across open ground, so longer: a long dark tail, 0 to 12 dB below it, and up to three echoes."""
+    import scipy.signal
+
+    length = int(rng.uniform(*OUTDOORS_DECAY_S) * sample_rate_hz)
+    tail_T = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    cutoff_hz = float(np.exp(rng.uniform(*np.log(OUTDOORS_CUTOFF_HZ))))
+    tail_T = scipy.signal.lfilter(*scipy.signal.butter(1, cutoff_hz, fs=sample_rate_hz), tail_T)
+    loudest = float(np.abs(tail_T).max())
+    for _ in range(int(rng.integers(0, 4))):
+        echo_s = rng.uniform(*ECHO_S)
+        tail_T[int(echo_s * sample_rate_hz)] += rng.choice([-1, 1]) * rng.uniform(0.6, 2.4) * loudest
+    tail_T *= 10 ** (-rng.uniform(0, 12) / 20) / float(np.linalg.norm(tail_T))
+    wet_T = scipy.signal.fftconvolve(wave_T, tail_T).astype(np.float32)
+    wet_T[: len(wave_T)] += wave_T
+    return level(wet_T)
 
 
 def _room(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:

@@ -35,7 +35,7 @@ from foley_ray.jobfile import CacheJob
 from foley_ray.models.vae import encode
 from foley_ray.spec import AudioSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INFO_FILE = "cache.json"
 MAKERS: tuple[Part, ...] = ("vae", "clap")
 FILE_ROWS = 256
@@ -50,6 +50,7 @@ CACHE_SCHEMA = pa.schema(
         pa.field("latent", pa.binary(), nullable=False),  # float16 (C, W, H): one sample of the VAE's posterior, not scaled
         pa.field("audio_embedding", pa.binary(), nullable=False),  # float32 (D,): CLAP's of the same crop
         pa.field("caption", pa.string(), nullable=False),
+        pa.field("manner", pa.string(), nullable=False),  # captions.Manner: which wordings are true of this crop
         pa.field("class", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),  # of the recording
@@ -188,6 +189,7 @@ class Encoder:
             "latent": [latent.tobytes() for latent in latents],
             "audio_embedding": [embedding.tobytes() for embedding in embeddings],
             "caption": batch["caption"],
+            "manner": batch["manner"],
             "class": [self.info.classes[index] if index >= 0 else "" for index in batch["class_id"]],
             "split": [self.info.split] * rows,
             "sha256": batch["sha256"],
@@ -220,7 +222,7 @@ class Encoder:
 class LatentWindow(Window):
     """Rows of a cache: columns latent (C, W, H), audio_embedding (D,) and caption."""
 
-    columns = ("latent", "audio_embedding", "caption")
+    columns = ("latent", "audio_embedding", "caption", "manner")
 
     def __init__(
         self,
@@ -234,14 +236,14 @@ class LatentWindow(Window):
         super().__init__(table, index, settings, classes)
         self.latent_shape = latent_shape
         self.latents, self.embeddings = table["latent"], table["audio_embedding"]
-        self.captions = table["caption"].to_pylist()
+        self.captions, self.manners = table["caption"].to_pylist(), table["manner"].to_pylist()
 
     def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop's latent, and the caption or one of its class's wordings."""
         return {
             "latent": np.frombuffer(self.latents[row].as_buffer(), np.float16).reshape(self.latent_shape),
             "audio_embedding": np.frombuffer(self.embeddings[row].as_buffer(), np.float32),
-            "caption": self.settings.wording(self.captions[row], self.names[row], rng),
+            "caption": self.settings.wording(self.captions[row], self.names[row], rng, self.manners[row]),
         }
 
 

@@ -31,7 +31,7 @@ from ray.data.collate_fn import NumpyBatchCollateFn
 
 from foley_ray.config import USUAL_AUGMENTATION, Augmentation, Settings
 from foley_ray.data.augment import training_crop
-from foley_ray.data.captions import drop_words
+from foley_ray.data.captions import Manner, drop_words, wordings_of
 from foley_ray.data.folder import Folder, open_file, parquet_files
 from foley_ray.data.manifest import DATA_FOLDER, load_info
 from foley_ray.errors import DatasetError
@@ -64,9 +64,16 @@ class StreamSettings(Settings):
     caption_share: float = Field(0.8, ge=0, le=1, description="share of rows of such a class that get one of the wordings")
     word_dropout: float = Field(0.0, ge=0, lt=1)
 
-    def wording(self, caption: str, class_name: str, rng: np.random.Generator) -> str:
+    def manner(self, class_name: str, rng: np.random.Generator) -> Manner:
+        """Whether a crop is to be a series or hold its recording once; neither in a class that has no `series` share."""
+        share = self.augmentation.series.get(class_name) if self.augment else None
+        if share is None:
+            return ""
+        return "series" if rng.random() < share else "once"
+
+    def wording(self, caption: str, class_name: str, rng: np.random.Generator, manner: Manner = "") -> str:
         """What a row is called this time: its caption or one of its class's wordings, less some words."""
-        wordings = self.captions.get(class_name, ())
+        wordings = wordings_of(self.captions, class_name, manner)
         text = str(rng.choice(wordings)) if wordings and rng.random() < self.caption_share else caption
         return drop_words(text, self.word_dropout, rng) if self.word_dropout else text
 
@@ -127,7 +134,7 @@ class Window(ABC):
 
 
 class AudioWindow(Window):
-    """Recordings, decoded and cropped on the fly: columns wave (int16, T) and caption."""
+    """Recordings, decoded and cropped on the fly: columns wave (int16, T), caption and manner."""
 
     columns = ("audio", "caption", "other_captions")
 
@@ -147,6 +154,7 @@ class AudioWindow(Window):
     def row(self, row: int, rng: np.random.Generator) -> dict[str, Any]:
         """One crop, and one of the sound's captions or of its class's wordings."""
         mates = np.flatnonzero(self.kinds == self.kinds[row])
+        manner = self.settings.manner(self.names[row], rng)
         wave_T = training_crop(
             self._decode(row),
             self.spec.clip_samples,
@@ -155,11 +163,12 @@ class AudioWindow(Window):
             self.settings.augmentation if self.settings.augment else None,
             another=lambda: self._decode(int(rng.choice(mates))),
             class_name=self.names[row],
+            manner=manner,
         )
         others = self.others[row]
         caption = str(rng.choice([self.captions[row], *others])) if others else self.captions[row]
-        caption = self.settings.wording(caption, self.names[row], rng)
-        return {"wave": (wave_T * 32767).astype(np.int16), "caption": caption}
+        caption = self.settings.wording(caption, self.names[row], rng, manner)
+        return {"wave": (wave_T * 32767).astype(np.int16), "caption": caption, "manner": manner}
 
     def _decode(self, row: int) -> np.ndarray:
         """A recording (T,) float32. Kept as its 16 bits while there is room: no row is likelier to come again."""
@@ -197,7 +206,7 @@ class TrainingStream:
         **window_options: Any,
     ):
         """Raises DatasetError if the folder is damaged, has no rows of the wanted kind or does not know a wanted class."""
-        for name in (*settings.only_classes, *settings.augmentation.rooms):
+        for name in (*settings.only_classes, *sorted(settings.augmentation.classes)):
             if name not in classes:
                 near = ", ".join(difflib.get_close_matches(name, classes, n=3)) or ", ".join(classes[:6])
                 raise DatasetError(f"{folder} has no class {name!r} among its {len(classes)}; did you mean: {near}")
@@ -287,7 +296,7 @@ class TrainingStream:
 
 
 def training_stream(dataset: Folder, settings: StreamSettings, spec: AudioSpec) -> TrainingStream:
-    """Training crops of a dataset: columns wave (int16, T), caption, class_id, sha256, epoch.
+    """Training crops of a dataset: columns wave (int16, T), caption, manner, class_id, sha256, epoch.
 
     Raises DatasetError if the dataset is missing, empty in this split, or was ingested at another sample rate.
     """

@@ -29,6 +29,7 @@ from ray.util.metrics import Gauge
 
 from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, PartInfo, read_info, save_model
 from foley_ray.data.cache import CacheInfo, is_cache
+from foley_ray.data.captions import wordings_of
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import READER_CPUS, READERS, Collate
 from foley_ray.errors import ConfigError, NonFiniteLoss, OutputError, TrainingError
@@ -196,7 +197,7 @@ def _work(run: Run) -> str | None:
         batch = next(batches)
         task.calibrate(trainer.on_device(batch))
         batches = chain([batch], batches)
-    sounds = {name: run.captions.get(name, (name.replace("_", " "),)) for name in stream.present}
+    sounds = {name: wordings_of(run.captions, name) or (name.replace("_", " "),) for name in stream.present}
     started = time.monotonic()
     writer = MetricsWriter(run.out, from_step=trainer.step) if rank == 0 else None
 

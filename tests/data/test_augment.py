@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from foley_ray.config import USUAL_AUGMENTATION, Augmentation
 from foley_ray.data.augment import _room, _tilt, training_crop
+from foley_ray.data.captions import Manner
 
 RATE = 22_050
 STRONG = Augmentation(speed=0.3, tilt_db=12, mix_share=0.5, room_share=0.5)
@@ -69,6 +70,38 @@ def test_a_class_has_its_own_share_of_rooms() -> None:
 
     assert max(sounding_s("footstep", seed) for seed in range(10)) <= 0.1
     assert min(sounding_s("gunshot", seed) for seed in range(10)) > 0.15
+
+
+def onsets(crop_T: np.ndarray) -> int:
+    """How often it gets loud, in steps of 20 ms."""
+    loud = np.abs(crop_T[: len(crop_T) // (RATE // 50) * (RATE // 50)].reshape(-1, RATE // 50)).max(axis=1) > 0.1
+    return int(np.count_nonzero(np.diff(loud.astype(int), prepend=0) == 1))
+
+
+def test_a_crop_is_a_series_or_holds_its_recording_once_as_it_is_told() -> None:
+    """Whatever its class's usual chances of sequences and mixtures."""
+    still = Augmentation(speed=0, gain_db=0, mix_share=1, room_share=0)
+
+    def events(manner: Manner, seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        return onsets(training_crop(tone(0.05), 4 * RATE, RATE, rng, still, lambda: tone(0.4), "gunshot", manner))
+
+    assert {events("once", seed) for seed in range(20)} == {1}
+    series = [events("series", seed) for seed in range(60)]
+    assert min(series) >= 2
+    assert max(series) > 5
+
+
+def test_outdoors_a_sound_comes_first_and_a_long_tail_after_it() -> None:
+    """A crop never begins in the middle of the echo of what was cut off."""
+    outside = Augmentation(speed=0, gain_db=0, mix_share=0, room_share=0, outdoors={"gunshot": 1.0})
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        crop_T = training_crop(tone(0.05), 4 * RATE, RATE, rng, outside, class_name="gunshot", manner="series")
+        first = int(np.argmax(np.abs(crop_T) > 1e-3))
+        assert first < 0.61 * RATE
+        assert np.abs(crop_T[first : first + RATE // 20]).max() > 0.05
+        assert np.count_nonzero(np.abs(crop_T) > 1e-4) > 0.7 * RATE
 
 
 def test_a_tilt_is_a_straight_line_over_octaves() -> None:

@@ -12,7 +12,7 @@ import torch
 
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import load_part, read_info, save_model
-from foley_ray.config import tiny
+from foley_ray.config import Augmentation, tiny
 from foley_ray.data.cache import CacheInfo, cached_stream, is_cache, run_job
 from foley_ray.data.dataset import StreamSettings, collate, training_stream
 from foley_ray.data.ingest import ingest
@@ -86,12 +86,20 @@ def test_a_balanced_cache_takes_as_many_crops_of_a_thin_class_each_another(ray_l
     lines = index.read_text().splitlines(keepends=True)
     index.write_text("".join(line for line in lines if f"/{thin}/" not in line or f"/{thin}/0000" in line))
     ingest(tmp_path / "recordings", tmp_path / "dataset", sample_rate_hz=SPEC.sample_rate_hz)
-    changes = {"classes": (thin, rich), "variants": 3, "augment": True, "balance": 1.0}
+    series = Augmentation(series={thin: 0.5})
+    changes = {"classes": (thin, rich), "variants": 3, "augment": True, "balance": 1.0, "augmentation": series}
     info = run_job(job(tmp_path / "dataset", tiny_model, **changes))
     table = pa.concat_tables([pq.read_table(file) for file in sorted((tmp_path / "cache" / "data").iterdir())])
     assert Counter(table["class"].to_pylist()) == {thin: 9, rich: 9}  # of 1 recording and of 5
     assert len(set(table["audio_embedding"].to_pylist())) == info.rows == 18
     assert (info.balance, info.only_classes) == (1.0, (thin, rich))
+    manners = table["manner"].to_pylist()
+    assert set(zip(table["class"].to_pylist(), manners, strict=True)) == {(thin, "series"), (thin, "once"), (rich, "")}
+    captions = {f"{thin}/series": ("series of it",), f"{thin}/once": ("once of it",)}
+    asked = StreamSettings(captions=captions, caption_share=1.0)
+    [batch] = cached_stream(tmp_path / "cache", asked, SPEC, read_info(tiny_model).parts).batches(0, 1, 18, range(1))
+    told = Counter(batch["caption"].tolist())
+    assert [told["series of it"], told["once of it"]] == [manners.count("series"), manners.count("once")]
 
 
 def test_a_cache_of_other_parts_is_stale(cache: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foley_ray.data.captions import drop_words, read_captions
+from foley_ray.data.captions import drop_words, read_captions, wordings_of
 from foley_ray.errors import SourceError
 
 
@@ -22,6 +22,7 @@ def test_reads_wordings_per_class(tmp_path: Path) -> None:
         ("- rain", "must hold a mapping"),
         ("rain: wet", "class 'rain'"),
         ("rain: ['']", "class 'rain'"),
+        ("rain/serie: [showers]", "'rain/serie' must be rain, rain/series or rain/once"),
     ],
 )
 def test_says_what_is_wrong(tmp_path: Path, content: str, said: str) -> None:
@@ -29,6 +30,15 @@ def test_says_what_is_wrong(tmp_path: Path, content: str, said: str) -> None:
     file.write_text(content)
     with pytest.raises(SourceError, match=said):
         read_captions(file)
+
+
+def test_a_list_for_series_is_for_all_of_whom_nobody_knows() -> None:
+    captions = {"rain": ("rain",), "rain/series": ("showers",), "rain/once": ("a shower",), "wind": ("wind",)}
+    assert wordings_of(captions, "rain") == ("rain", "showers", "a shower")
+    assert wordings_of(captions, "rain", "series") == ("rain", "showers")
+    assert wordings_of(captions, "rain", "once") == ("rain", "a shower")
+    assert wordings_of(captions, "wind", "once") == ("wind",)
+    assert wordings_of(captions, "hail") == ()
 
 
 @given(st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=12), st.integers(0, 1000))

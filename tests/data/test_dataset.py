@@ -139,6 +139,18 @@ def test_wordings_replace_captions_of_their_class_alone(dataset: Path) -> None:
     assert seen == {True, False}
 
 
+def test_wordings_of_series_are_kept_for_series(dataset: Path) -> None:
+    captions = {"rain": ("rain",), "rain/series": ("showers",), "rain/once": ("a shower",)}
+    augmentation = Augmentation(series={"rain": 0.5})
+    settings = StreamSettings(captions=captions, caption_share=1.0, augment=True, augmentation=augmentation)
+    stream = training_stream(dataset, settings, SPEC)
+    [batch] = stream.batches(0, 1, 6 * stream.rows_per_epoch, range(1))
+    rain = batch["class_id"] == stream.classes.index("rain")
+    found = set(zip(batch["manner"][rain].tolist(), batch["caption"][rain].tolist(), strict=True))
+    assert found == {("series", "rain"), ("series", "showers"), ("once", "rain"), ("once", "a shower")}
+    assert set(batch["manner"][~rain]) == {""}
+
+
 def test_each_of_a_sounds_captions_is_drawn(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     shutil.copy(dataset / "dataset.json", tmp_path)
@@ -195,7 +207,7 @@ def test_only_the_classes_asked_for_are_drawn(dataset: Path) -> None:
     with pytest.raises(DatasetError, match=rf"no class '{names[0]}s' among its {len(names)}; did you mean: {names[0]}"):
         training_stream(dataset, StreamSettings(only_classes=(f"{names[0]}s",)), SPEC)
     with pytest.raises(DatasetError, match=rf"no class '{names[0]}s' among its"):
-        training_stream(dataset, StreamSettings(augmentation=Augmentation(rooms={f"{names[0]}s": 0.5})), SPEC)
+        training_stream(dataset, StreamSettings(augmentation=Augmentation(series={f"{names[0]}s": 0.5})), SPEC)
 
 
 def test_a_dataset_at_a_uri_is_read_as_one_here(dataset: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foley_ray.data.captions import read_captions
+from foley_ray.data.captions import MANNERS, read_captions, wordings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = ROOT / "jobs" / "default_model"
@@ -28,7 +28,15 @@ PAPER_PROMPTS = {
 
 @pytest.fixture(scope="module")
 def training() -> dict[str, tuple[str, ...]]:
-    return read_captions(JOB / "captions.yaml")
+    """All wordings of each class, whatever they are kept for."""
+    captions = read_captions(JOB / "captions.yaml")
+    classes = dict.fromkeys(name.partition("/")[0] for name in captions)
+    return {name: wordings_of(captions, name) for name in classes}
+
+
+def test_no_list_is_kept_for_what_nothing_is():
+    kept = {name.partition("/")[2] for name in read_captions(JOB / "captions.yaml")}
+    assert kept == {"", *MANNERS}
 
 
 @pytest.fixture(scope="module")
