@@ -21,8 +21,10 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foley_ray import __version__
-from foley_ray.config import ModelConfig, Preset, RobertaClapConfig, describe
+from foley_ray.config import ModelConfig, RobertaClapConfig
 from foley_ray.errors import ModelError, OutputError
+from foley_ray.presets import Preset
+from foley_ray.settings import describe
 
 Part = Literal["clap", "tuning", "unet", "vae", "vocoder"]
 PARTS: tuple[Part, ...] = get_args(Part)

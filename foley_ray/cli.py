@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from foley_ray import __version__
-from foley_ray.config import MAX_SEED, PRESETS, SAMPLERS, TASKS, USUAL, ClipSettings, describe, preset
+from foley_ray.config import MAX_SEED, SAMPLERS, TASKS, USUAL, ClipSettings
 from foley_ray.doctor import doctor
 from foley_ray.errors import ConfigError, FoleyError, PromptError
 from foley_ray.evaluation.commands import add_to as add_evaluation_commands
 from foley_ray.interchange.commands import add_to as add_interchange_commands
 from foley_ray.jobfile import CacheJob, IngestJob, Layout, TrainJob, assignment, make_job
 from foley_ray.library.commands import library_app
+from foley_ray.presets import PRESETS, preset
+from foley_ray.settings import describe
 from foley_ray.thresholds import threshold_of
 
 app = typer.Typer(

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foley_ray.checkpoint import MODEL_FOLDER, ModelInfo, assemble
-from foley_ray.config import TASKS, Task, preset
+from foley_ray.config import TASKS, Task
 from foley_ray.data.ingest import ingest
 from foley_ray.data.manifest import INFO_FILE
 from foley_ray.data.procedural import write_recordings
 from foley_ray.jobfile import TrainJob
+from foley_ray.presets import preset
 from foley_ray.training.worker import run_job
 
 INITS: dict[Task, tuple[Task, ...]] = {"diffusion": ("clap", "vae"), "finetune": ("clap", "vae", "diffusion")}

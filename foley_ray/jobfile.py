@@ -21,16 +21,14 @@ from foley_ray.config import (
     USUAL_AUGMENTATION,
     Augmentation,
     ClipSettings,
-    Preset,
-    Settings,
     Task,
     TrainConfig,
     TuningConfig,
-    describe,
     override,
-    preset,
 )
 from foley_ray.errors import ConfigError, FoleyError
+from foley_ray.presets import Preset, preset
+from foley_ray.settings import Settings, describe
 
 Layout = Literal[
     "auto", "metadata", "fsd50k", "clotho", "audiocaps", "audioset", "wavcaps", "freesound", "folders", "webdataset", "parquet"

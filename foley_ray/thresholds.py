@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
-from foley_ray.config import Settings, describe
 from foley_ray.errors import ConfigError
+from foley_ray.settings import Settings, describe
 
 
 class Thresholds(Settings):

@@ -39,12 +39,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from foley_ray.checkpoint import ModelInfo, save_model
-    from foley_ray.config import tiny
     from foley_ray.models.clap import Clap
     from foley_ray.models.tuning import Tuning
     from foley_ray.models.unet import build_unet
     from foley_ray.models.vae import build_vae
     from foley_ray.models.vocoder import build_vocoder
+    from foley_ray.presets import tiny
 
     torch.manual_seed(0)
     config = tiny().model

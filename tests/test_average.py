@@ -7,10 +7,11 @@ import torch
 
 from foley_ray.average import average
 from foley_ray.checkpoint import ModelInfo, load_part, read_info, save_model
-from foley_ray.config import ModelConfig, tiny
+from foley_ray.config import ModelConfig
 from foley_ray.errors import ModelError
 from foley_ray.models.tuning import Tuning
 from foley_ray.models.unet import build_unet
+from foley_ray.presets import tiny
 
 
 def folder(place: Path, seed: int, model: ModelConfig | None = None, latent_scale: float = 1.0) -> Path:

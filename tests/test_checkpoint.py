@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from foley_ray.checkpoint import PARTS, ModelInfo, PartInfo, assemble, load_part, read_info, save_model
-from foley_ray.config import tiny
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.models.tuning import Tuning
 from foley_ray.models.vae import build_vae
+from foley_ray.presets import tiny
 
 
 def part_folder(tmp_path: Path, name: str, made_for: dict | None = None, seed: int = 0) -> Path:

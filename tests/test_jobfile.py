@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from foley_ray.config import PRESETS, TASKS
+from foley_ray.config import TASKS
 from foley_ray.errors import ConfigError, SourceError
 from foley_ray.jobfile import (
     GenerateJob,
@@ -17,6 +17,7 @@ from foley_ray.jobfile import (
     make_job,
     published,
 )
+from foley_ray.presets import PRESETS
 
 JOBS = Path(__file__).parents[1] / "jobs"
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from foley_ray.config import large, small
+from foley_ray.presets import large, small
 from foley_ray.spec import MAX_DURATION_S, MIN_DURATION_S, AudioSpec
 
 

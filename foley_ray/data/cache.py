@@ -24,7 +24,7 @@ from ray.data import ActorPoolStrategy
 
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import Part, PartInfo, find_parts, load_part, model_folder
-from foley_ray.config import USUAL_AUGMENTATION, Augmentation, Preset, Settings, describe, preset
+from foley_ray.config import USUAL_AUGMENTATION, Augmentation
 from foley_ray.data.cluster import ensure_ray, forgive_actors, quiet_progress
 from foley_ray.data.dataset import Columns, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
 from foley_ray.data.folder import Folder, absolute, has_file, read_text
@@ -33,6 +33,8 @@ from foley_ray.data.staging import staging
 from foley_ray.errors import DatasetError, OutputError
 from foley_ray.jobfile import CacheJob
 from foley_ray.models.vae import encode
+from foley_ray.presets import Preset, preset
+from foley_ray.settings import Settings, describe
 from foley_ray.spec import AudioSpec
 
 FORMAT_VERSION = 2

@@ -29,12 +29,13 @@ from ray.data import TaskPoolStrategy
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.collate_fn import NumpyBatchCollateFn
 
-from foley_ray.config import USUAL_AUGMENTATION, Augmentation, Settings
+from foley_ray.config import USUAL_AUGMENTATION, Augmentation
 from foley_ray.data.augment import training_crop
 from foley_ray.data.captions import Manner, drop_words, wordings_of
 from foley_ray.data.folder import Folder, open_file, parquet_files
 from foley_ray.data.manifest import DATA_FOLDER, load_info
 from foley_ray.errors import DatasetError
+from foley_ray.settings import Settings
 from foley_ray.spec import AudioSpec
 
 WINDOW_ROWS = 4096

@@ -9,9 +9,9 @@ import soundfile
 import soxr
 from pydantic import Field
 
-from foley_ray.config import Settings
 from foley_ray.data.manifest import Reason
 from foley_ray.data.storage import Fault, Place, Storage
+from foley_ray.settings import Settings
 
 LOST_SHARE = 0.01  # of the declared samples may be absent: MP3 headers are estimates, editors miscount a few bytes
 RATES_HZ = range(1000, 384_001)  # beyond them, and beyond MAX_CHANNELS, a header is believed to be damaged

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 import ray
 from pydantic import Field
 
-from foley_ray.config import preset
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.decode import SoundRules, load_wave, to_flac
 from foley_ray.data.manifest import (
@@ -44,6 +43,7 @@ from foley_ray.data.staging import staging
 from foley_ray.data.storage import Fault, Place, Storage
 from foley_ray.errors import OutputError, SourceError
 from foley_ray.jobfile import IngestJob
+from foley_ray.presets import preset
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from typing import Literal, Self, get_args
 import pyarrow as pa
 from pydantic import Field, ValidationError
 
-from foley_ray.config import Settings, describe
 from foley_ray.data.folder import Folder, has_file, read_text
 from foley_ray.errors import DatasetError, OutputError
+from foley_ray.settings import Settings, describe
 
 FORMAT_VERSION = 1
 INFO_FILE = "dataset.json"

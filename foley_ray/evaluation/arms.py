@@ -20,24 +20,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from foley_ray.checkpoint import Part, assemble, load_part, read_info, save_model, shipped_model
 from foley_ray.clip import ClipRequest
-from foley_ray.config import (
-    MAX_SEED,
-    USUAL,
-    ClipSettings,
-    Preset,
-    Settings,
-    TuningConfig,
-    UNetConfig,
-    describe,
-    override,
-    preset,
-)
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings, TuningConfig, UNetConfig, override
 from foley_ray.data.captions import read_captions
 from foley_ray.errors import ConfigError
 from foley_ray.evaluation.pool import PoolJob, make_pool
 from foley_ray.evaluation.question import judged, resampled
 from foley_ray.jobfile import Job, LocalPath
 from foley_ray.pipeline import Pipeline
+from foley_ray.presets import Preset, preset
+from foley_ray.settings import Settings, describe
 from foley_ray.training.progress import progress_line
 from foley_ray.training.run import Run
 from foley_ray.training.worker import train

@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from foley_ray.audio.files import replacing
-from foley_ray.config import USUAL_AUGMENTATION, Settings, describe
+from foley_ray.config import USUAL_AUGMENTATION
 from foley_ray.data.augment import training_crop
 from foley_ray.errors import DatasetError, ModelError
 from foley_ray.evaluation.embed import log_mels
 from foley_ray.evaluation.features import describe as features
 from foley_ray.evaluation.recordings import Recording, clips
+from foley_ray.settings import Settings, describe
 from foley_ray.spec import AudioSpec
 
 OTHER = "other"

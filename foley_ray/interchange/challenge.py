@@ -19,12 +19,13 @@ from foley_ray.audio.files import replacing, write_wav
 from foley_ray.audio.wave import fit, resample
 from foley_ray.checkpoint import read_info
 from foley_ray.clip import OUTPUT_RATE_HZ, ClipRequest
-from foley_ray.config import MAX_SEED, ClipSettings, Sampler, Settings
+from foley_ray.config import MAX_SEED, ClipSettings, Sampler
 from foley_ray.errors import ModelError
 from foley_ray.generate import describe
 from foley_ray.interchange.foreign import TARGETS_FILE
 from foley_ray.jobfile import Job, LocalPath
 from foley_ray.pipeline import Pipeline
+from foley_ray.settings import Settings
 from foley_ray.stages.rank import target_files
 
 DURATION_S = 4.0

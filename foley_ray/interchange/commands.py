@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from foley_ray.config import PRESETS
+from foley_ray.presets import PRESETS
 
 out_console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -66,9 +66,9 @@ def import_model(
     licence: Annotated[list[str] | None, typer.Option(help="the weights' licence, kept with the model; repeatable")] = None,
 ) -> None:
     """Convert somebody else's weights into a model folder, once: safetensors, nothing unpickled."""
-    from foley_ray.config import preset
     from foley_ray.interchange.foreign import TARGETS_FILE, write_model
     from foley_ray.interchange.recognise import Reading, read_foreign
+    from foley_ray.presets import preset
 
     base = preset(preset_name)
     reading = Reading(tokenizer=tokenizer, ema=ema, head_channels=head_channels)

@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from transformers import ClapTextModelWithProjection
 
 from foley_ray.checkpoint import ModelInfo, Part, load_part, read_info
-from foley_ray.config import DiffusionConfig, RobertaClapConfig, UNetConfig, VaeConfig, VocoderConfig, describe
+from foley_ray.config import DiffusionConfig, RobertaClapConfig, UNetConfig, VaeConfig, VocoderConfig
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.interchange.foreign import Foreign
 from foley_ray.models.roberta_clap import RobertaClap
 from foley_ray.models.vocoder import HifiGan, load_vocoder
+from foley_ray.settings import describe
 from foley_ray.spec import AudioSpec
 
 INDEX_FILE = "model_index.json"

@@ -15,9 +15,10 @@ from typing import Any
 
 from foley_ray.audio.files import AUDIO_SUFFIXES, slug, sound_files
 from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info
-from foley_ray.config import PRESETS, Preset, TrainConfig, TuningConfig, override, preset
+from foley_ray.config import TrainConfig, TuningConfig, override
 from foley_ray.errors import ConfigError, OutputError, SourceError
 from foley_ray.jobfile import CacheJob
+from foley_ray.presets import PRESETS, Preset, preset
 
 FEWEST = 10
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

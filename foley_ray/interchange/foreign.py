@@ -16,9 +16,10 @@ from torch import nn
 
 from foley_ray.audio.files import replacing
 from foley_ray.checkpoint import ModelInfo, Part, PartInfo, save_model
-from foley_ray.config import ModelConfig, describe
+from foley_ray.config import ModelConfig
 from foley_ray.errors import ModelError
 from foley_ray.models.roberta_clap import RobertaClap
+from foley_ray.settings import describe
 
 TARGETS_FILE = "targets.safetensors"
 """Beside a model's parts: target sounds that came with its checkpoint."""

@@ -32,9 +32,10 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
-from foley_ray.config import MAX_SEED, USUAL, ClipSettings, Settings, describe
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import ConfigError
 from foley_ray.library.ucs import Format, folder, lookup, stems
+from foley_ray.settings import Settings, describe
 from foley_ray.thresholds import resolve
 
 _FIELD = re.compile(r"\{(\w+)\}")

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.handle import DeploymentHandle
 
 from foley_ray.checkpoint import read_info, shipped_model
-from foley_ray.config import describe
 from foley_ray.errors import Overloaded, Unavailable
 from foley_ray.serving.batchstore import ENDED, BatchObject, Counts, Status, Store
 from foley_ray.serving.generation import Generation
@@ -21,6 +20,7 @@ from foley_ray.serving.graph import Graph
 from foley_ray.serving.guard import answer
 from foley_ray.serving.schemas import BadRequest, GenerateBody, error_body
 from foley_ray.serving.settings import ServeSettings
+from foley_ray.settings import describe
 
 MAX_ERRORS = 100
 PATIENCE_S = 60.0

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from foley_ray.config import Settings
+from foley_ray.settings import Settings
 
 ONE_HEAP = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}
 """By itself glibc gives threads heaps of their own, and waves that pass from one to another leave holes in them: a vocoding

@@ -22,7 +22,7 @@ from typing import Any
 
 from foley_ray.audio.files import replacing
 from foley_ray.checkpoint import MODEL_FOLDER, RUN_FILE, ModelInfo, Part, find_parts, model_folder, read_info
-from foley_ray.config import ModelConfig, Preset, Task, TrainConfig
+from foley_ray.config import ModelConfig, Task, TrainConfig
 from foley_ray.data.cache import CacheInfo, is_cache
 from foley_ray.data.captions import read_captions
 from foley_ray.data.dataset import StreamSettings
@@ -30,6 +30,7 @@ from foley_ray.data.folder import Folder, absolute
 from foley_ray.data.manifest import load_info
 from foley_ray.errors import ConfigError, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
+from foley_ray.presets import Preset
 from foley_ray.training.loop import MANIFEST_FILE, check_whole
 from foley_ray.training.tasks import TASK_CLASSES, segment_length
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley_ray.audio.mel import LOG_MEL_MAX, LOG_MEL_MIN, LogMel, griffin_lim, resolutions
-from foley_ray.config import large, small
+from foley_ray.presets import large, small
 from foley_ray.spec import AudioSpec
 
 

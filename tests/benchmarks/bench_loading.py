@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from foley_ray.audio.wave import resample
-from foley_ray.config import default
 from foley_ray.data.augment import training_crop
 from foley_ray.data.cluster import ensure_ray, quiet_progress
 from foley_ray.data.dataset import Collate, StreamSettings, training_stream
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
+from foley_ray.presets import default
 
 AUDIO = default().model.audio
 

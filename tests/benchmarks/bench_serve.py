@@ -34,7 +34,7 @@ from ray import serve
 
 from foley_ray.checkpoint import ModelInfo, save_model
 from foley_ray.clip import ClipRequest, draw_batch
-from foley_ray.config import ClipSettings, tiny
+from foley_ray.config import ClipSettings
 from foley_ray.data.cluster import ensure_ray
 from foley_ray.models.clap import Clap
 from foley_ray.models.tuning import Tuning
@@ -42,6 +42,7 @@ from foley_ray.models.unet import build_unet
 from foley_ray.models.vae import build_vae
 from foley_ray.models.vocoder import build_vocoder
 from foley_ray.pipeline import Pipeline
+from foley_ray.presets import tiny
 from foley_ray.serving.app import build_app
 from foley_ray.serving.deployments import STAGES
 from foley_ray.serving.settings import ServeSettings

@@ -20,7 +20,6 @@ import torch
 
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import ModelInfo, Part, read_info, save_model
-from foley_ray.config import preset
 from foley_ray.data.cache import cached_stream
 from foley_ray.data.cache import run_job as make_cache
 from foley_ray.data.cluster import ensure_ray
@@ -30,6 +29,7 @@ from foley_ray.data.procedural import write_recordings
 from foley_ray.jobfile import CacheJob, TrainJob
 from foley_ray.models.clap import Clap
 from foley_ray.models.vae import build_vae, encode
+from foley_ray.presets import preset
 from foley_ray.training.worker import run_job
 
 

@@ -9,8 +9,8 @@ import time
 
 import torch
 
-from foley_ray.config import default, small
 from foley_ray.models.vocoder import build_vocoder
+from foley_ray.presets import default, small
 
 
 def seconds(call, repeats):

@@ -12,7 +12,7 @@ import torch
 
 from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import load_part, read_info, save_model
-from foley_ray.config import Augmentation, tiny
+from foley_ray.config import Augmentation
 from foley_ray.data.cache import CacheInfo, cached_stream, is_cache, run_job
 from foley_ray.data.dataset import StreamSettings, collate, training_stream
 from foley_ray.data.ingest import ingest
@@ -21,6 +21,7 @@ from foley_ray.data.procedural import MAKERS, write_recordings
 from foley_ray.errors import DatasetError, ModelError, OutputError
 from foley_ray.jobfile import CacheJob
 from foley_ray.models.vae import encode
+from foley_ray.presets import tiny
 
 SPEC = tiny().model.audio
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foley_ray.config import Augmentation, tiny
+from foley_ray.config import Augmentation
 from foley_ray.data import dataset as stream_module
 from foley_ray.data import ingest as ingest_module
 from foley_ray.data.dataset import StreamSettings, TrainingStream, collate, epoch_order, row_rng, training_stream
@@ -17,6 +17,7 @@ from foley_ray.data.ingest import ingest
 from foley_ray.data.manifest import load_info
 from foley_ray.data.procedural import write_recordings
 from foley_ray.errors import DatasetError
+from foley_ray.presets import tiny
 from foley_ray.spec import AudioSpec
 
 SPEC = tiny().model.audio

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from foley_ray.config import DiffusionConfig, tiny
+from foley_ray.config import DiffusionConfig
 from foley_ray.diffusion.engine import SampleRequest, StepEngine, clip_noise
 from foley_ray.diffusion.schedule import Schedule
 from foley_ray.errors import GenerationError, PromptError
 from foley_ray.models.unet import Denoiser, build_unet
+from foley_ray.presets import tiny
 
 SCHEDULE = Schedule.from_config(DiffusionConfig())
 DIM = 8

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from foley_ray.config import tiny
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
 from foley_ray.evaluation.classifier import Classifier, train_classifier
 from foley_ray.evaluation.recordings import Recording, read_recordings
+from foley_ray.presets import tiny
 
 State = dict[str, torch.Tensor]
 SPEC = tiny().model.audio

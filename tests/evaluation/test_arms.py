@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from foley_ray.config import ClipSettings, TuningConfig, tiny
+from foley_ray.config import ClipSettings, TuningConfig
 from foley_ray.data.cache import run_job as make_cache
 from foley_ray.data.ingest import ingest
 from foley_ray.data.procedural import write_recordings
@@ -15,6 +15,7 @@ from foley_ray.evaluation.arms import Arm, ArmsJob, compare
 from foley_ray.evaluation.classifier import train_classifier
 from foley_ray.evaluation.recordings import read_recordings
 from foley_ray.jobfile import CacheJob
+from foley_ray.presets import tiny
 
 SPEC = tiny().model.audio
 PROMPTS = {"dog_bark": ("a dog bark", "woof"), "rain": ("rain", "heavy rain")}

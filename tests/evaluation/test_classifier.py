@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from foley_ray.config import tiny
 from foley_ray.errors import DatasetError, ModelError
 from foley_ray.evaluation.classifier import (
     FOLDS,
@@ -18,6 +17,7 @@ from foley_ray.evaluation.classifier import (
     train_classifier,
 )
 from foley_ray.evaluation.recordings import Recording, clips
+from foley_ray.presets import tiny
 from foley_ray.spec import AudioSpec
 
 SPEC = tiny().model.audio

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from foley_ray.config import ClipSettings, tiny
+from foley_ray.config import ClipSettings
 from foley_ray.data.manifest import ROW_SCHEMA, DatasetInfo
 from foley_ray.data.procedural import write_recordings
 from foley_ray.errors import DataError, OutputError
@@ -18,6 +18,7 @@ from foley_ray.evaluation.pool import Pool, PoolJob, make_pool
 from foley_ray.evaluation.question import QuestionJob, judged, write_answer
 from foley_ray.evaluation.recordings import read_recordings
 from foley_ray.pipeline import Pipeline
+from foley_ray.presets import tiny
 
 SPEC = tiny().model.audio
 PROMPTS = {"dog_bark": ("a dog bark", "woof"), "rain": ("rain", "heavy rain")}

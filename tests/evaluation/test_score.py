@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from foley_ray.checkpoint import ModelInfo, load_part, read_info, save_model
 from foley_ray.cli import app
-from foley_ray.config import ClipSettings, tiny
+from foley_ray.config import ClipSettings
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.evaluation.classifier import Classifier
 from foley_ray.evaluation.embed import ClapEncoder
@@ -18,6 +18,7 @@ from foley_ray.evaluation.recordings import Recording
 from foley_ray.evaluation.report import markdown
 from foley_ray.evaluation.run import judge_for, run
 from foley_ray.evaluation.score import Real, generated_numbers, over_real
+from foley_ray.presets import tiny
 
 SPEC = tiny().model.audio
 JUDGED = ("dog_bark", "gunshot", "rain")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from test_laion import laion_clap
 
 from foley_ray.checkpoint import load_part, read_info
-from foley_ray.config import UNetConfig, preset
+from foley_ray.config import UNetConfig
 from foley_ray.diffusion.engine import SampleRequest, StepEngine
 from foley_ray.diffusion.schedule import Schedule
 from foley_ray.errors import ModelError
@@ -27,6 +27,7 @@ from foley_ray.interchange.recognise import Reading, read_foreign
 from foley_ray.interchange.weights import State
 from foley_ray.models.unet import Denoiser
 from foley_ray.models.vae import decode, encode
+from foley_ray.presets import preset
 
 RECORD = json.loads(Path(__file__).with_name("audioldm_0_1_1.json").read_text())
 SIZES = {

@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 
 from foley_ray.checkpoint import assemble, load_part, read_info
 from foley_ray.clip import ClipRequest
-from foley_ray.config import ClipSettings, TrainConfig, preset
+from foley_ray.config import ClipSettings, TrainConfig
 from foley_ray.diffusion.engine import clip_noise
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.interchange.diffusers_folder import export_diffusers
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import read_foreign
 from foley_ray.pipeline import Pipeline
+from foley_ray.presets import preset
 from foley_ray.serving.app import build_app
 from foley_ray.serving.settings import ServeSettings
 from foley_ray.training.tasks import FinetuneTask

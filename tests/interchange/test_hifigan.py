@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from foley_ray.checkpoint import load_part, read_info
-from foley_ray.config import preset
 from foley_ray.errors import ModelError
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import read_foreign
 from foley_ray.interchange.weights import State
+from foley_ray.presets import preset
 
 
 class Generator(nn.Module):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from foley_ray.config import UNetConfig, preset
+from foley_ray.config import UNetConfig
 from foley_ray.models.unet import build_unet
 from foley_ray.models.vae import build_vae
 from foley_ray.models.vocoder import build_vocoder
+from foley_ray.presets import preset
 
 
 def millions(module: torch.nn.Module) -> float:

@@ -3,9 +3,10 @@ import sys
 import pytest
 import torch
 
-from foley_ray.config import ClapConfig, tiny
+from foley_ray.config import ClapConfig
 from foley_ray.errors import PromptError
 from foley_ray.models.clap import Clap, tokenize
+from foley_ray.presets import tiny
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from foley_ray.config import default, large, small, tiny
 from foley_ray.models.unet import Denoiser, build_unet
+from foley_ray.presets import default, large, small, tiny
 
 
 @pytest.mark.parametrize(("preset", "millions"), [(small, 185.04), (large, 415.95), (default, 11.20)])

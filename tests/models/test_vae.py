@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from foley_ray.config import default, small, tiny
 from foley_ray.models.vae import build_vae, decode, encode
+from foley_ray.presets import default, small, tiny
 
 
 @pytest.mark.parametrize("frames", [4, 88, 344])

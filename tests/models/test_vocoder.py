@@ -6,9 +6,10 @@ import torch
 from transformers import SpeechT5HifiGan
 
 from foley_ray.audio.mel import LogMel
-from foley_ray.config import ModelConfig, VocoderConfig, default, large, small, tiny
+from foley_ray.config import ModelConfig, VocoderConfig
 from foley_ray.errors import ModelError
 from foley_ray.models.vocoder import HifiGan, IstftVocoder, build_vocoder, load_vocoder
+from foley_ray.presets import default, large, small, tiny
 from foley_ray.spec import AudioSpec
 
 ISTFT = tiny().model

@@ -6,8 +6,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from foley_ray.config import TrainConfig, tiny
+from foley_ray.config import TrainConfig
 from foley_ray.errors import TrainingError
+from foley_ray.presets import tiny
 from foley_ray.training.loop import Phase, Trainer
 from foley_ray.training.run import CHECKPOINTS, RAY_LIST, Run, checkpoint_step, newest_checkpoint, tidy_checkpoints
 

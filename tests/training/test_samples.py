@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from foley_ray.checkpoint import load_part
-from foley_ray.config import TASKS, tiny
+from foley_ray.config import TASKS
+from foley_ray.presets import tiny
 from foley_ray.training.samples import ROWS, samples
 from foley_ray.training.tasks import TASK_CLASSES
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley_ray.config import TrainConfig, tiny
+from foley_ray.config import TrainConfig
 from foley_ray.errors import ConfigError
 from foley_ray.jobfile import TrainJob
+from foley_ray.presets import tiny
 from foley_ray.training.loop import Phase, Trainer
 from foley_ray.training.run import Run
 from foley_ray.training.tasks import VaeTask

@@ -7,9 +7,10 @@ import torch
 from accelerate import Accelerator
 
 from foley_ray.checkpoint import load_part
-from foley_ray.config import TASKS, ModelConfig, TrainConfig, TuningConfig, tiny
+from foley_ray.config import TASKS, ModelConfig, TrainConfig, TuningConfig
 from foley_ray.errors import ConfigError
 from foley_ray.models.clap import load_clap
+from foley_ray.presets import tiny
 from foley_ray.training.loop import Trainer
 from foley_ray.training.tasks import TASK_CLASSES, TrainingTask, loud_segment, segment_length
 
