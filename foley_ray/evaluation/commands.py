@@ -122,8 +122,13 @@ def evaluate(
         if is_embeddings(reference) or is_embeddings(generated):
             if not (is_embeddings(reference) and is_embeddings(generated)):
                 raise ConfigError("embeddings compare with embeddings of the same network: give both sets as .npz or .npy")
-            if weights:
-                raise ConfigError(f"--weights {weights} is for sounds; embeddings are in the space they were made in")
+            for_sounds = {
+                "class": classes, "map": renamed, "split": split, "prompts": prompts, "classifier": classifier,
+                "space": space != "clap", "weights": weights, "clap": clap,
+            }  # fmt: skip
+            for name, value in for_sounds.items():
+                if value:
+                    raise ConfigError(f"--{name} is for sounds; embeddings are compared as they are: leave it out")
             report = evaluate_embeddings(reference, generated)
             page = pages.report_page(report, {}, {}, None)
         else:

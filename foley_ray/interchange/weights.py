@@ -50,8 +50,8 @@ def read_weights(path: Path) -> State:
         if objects is None:
             raise ModelError(f"{path} is no file of weights, or a damaged one; download it again") from None
         raise ModelError(
-            f"{path} holds more than weights, {objects.group(1)}, and is not opened; where you trust it, save its "
-            "state_dict alone, as torch.save({'state_dict': torch.load(PATH, weights_only=False)['state_dict']}, NEW)"
+            f"{path} holds more than weights, {objects.group(1)}, and is not opened; where you trust it, save its weights "
+            f"alone, as torch.save(torch.load(PATH, weights_only=False)[KEY], NEW), KEY being one of {', '.join(WRAPPERS)}"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is no file of weights, or is cut off; download it again ({_first_line(error)})") from error

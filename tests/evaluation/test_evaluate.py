@@ -187,8 +187,10 @@ def test_runs_are_compared_only_by_one_yardstick(sets: Path, tiny_model: Path) -
         (
             ["--reference", "x.npz", "--generated", "x.npz", "--space", "vggish", "--weights", "w.pth"],
             ConfigError,
-            "--weights w.pth is for sounds",
+            "--space is for sounds",
         ),
+        (["--reference", "x.npz", "--generated", "x.npz", "--classifier", "c"], ConfigError, "--classifier is for sounds"),
+        (["--reference", "x.npz", "--generated", "x.npz"], ConfigError, "--clap is for sounds; .* leave it out"),
         (["--compare", "one.json"], ConfigError, "two or more"),
     ],
 )
