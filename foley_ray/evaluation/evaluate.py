@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from foley_ray import __version__
-from foley_ray.checkpoint import read_info
+from foley_ray.checkpoint import ModelInfo, read_info
+from foley_ray.config import RobertaClapConfig
 from foley_ray.errors import DataError
 from foley_ray.evaluation import metrics
 from foley_ray.evaluation.hear import Ears, Heard, hear, how
@@ -90,7 +91,7 @@ def evaluate(
     )
     how_found = {
         "foley_ray": __version__,
-        **_space(space, info.digest, judge, ears.published),
+        **_space(space, info, judge, ears.published),
         "yardstick": digest_of(
             ears.published.digest if ears.published else space, info.parts["clap"].digest, judge, clip_s, set_digest(reference)
         ),
@@ -104,11 +105,16 @@ def evaluate(
     return {"how": how_found, **report}, real, made
 
 
-def _space(space: str, model: str, judge: str | None, published: Published | None) -> dict[str, str]:
+def _space(space: str, info: ModelInfo, judge: str | None, published: Published | None) -> dict[str, str]:
     if published is not None:
         return {"embedding": published.about, "comparable": COMPARABLE}
+    if space == "clap" and isinstance(info.model.clap, RobertaClapConfig):
+        return {
+            "embedding": f"the imported CLAP of model {info.digest}",
+            "comparable": "comparable with figures of the same CLAP weights, reference, number of clips and preparation",
+        }
     return {
-        "embedding": f"CLAP of model {model}" if space == "clap" else f"the {judge}",
+        "embedding": f"CLAP of model {info.digest}" if space == "clap" else f"the {judge}",
         "comparable": "not comparable with published figures, which use VGGish, PANNs or LAION-CLAP",
     }
 

@@ -11,13 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from foley_ray.audio.files import write_wav
+from foley_ray.checkpoint import ModelInfo
 from foley_ray.cli import app
+from foley_ray.config import RobertaClapConfig
 from foley_ray.errors import ConfigError, DataError, FoleyError, ModelError
 from foley_ray.evaluation import metrics
-from foley_ray.evaluation.evaluate import Features, held_part, made_numbers, real_numbers
+from foley_ray.evaluation.evaluate import Features, _space, held_part, made_numbers, real_numbers
 from foley_ray.evaluation.hear import Ears, hear
 from foley_ray.evaluation.sets import find_set
 from foley_ray.evaluation.table import load_runs
+from foley_ray.presets import tiny
 
 RATE_HZ = 22050
 
@@ -166,6 +169,14 @@ def test_runs_are_compared_only_by_one_yardstick(sets: Path, tiny_model: Path) -
     (sets / "other.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="cannot be compared"):
         load_runs([reports[0], sets / "other.json"])
+
+
+def test_only_a_published_clap_is_comparable_with_what_others_publish() -> None:
+    own = ModelInfo(preset="tiny", model=tiny().model)
+    imported = ModelInfo(preset="tiny", model=tiny().model.model_copy(update={"clap": RobertaClapConfig()}))
+    assert _space("clap", own, None, None)["comparable"].startswith("not comparable")
+    assert _space("clap", imported, None, None)["comparable"].startswith("comparable with figures of the same CLAP")
+    assert _space("classifier", imported, "judge", None)["comparable"].startswith("not comparable")
 
 
 @pytest.mark.parametrize(
