@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RaySystemError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
@@ -67,6 +68,22 @@ class Graph:
         self.pending_candidates = 0
         self.metrics = ClipMetrics()
         self._progress = _Progress(sample)
+        self._started = False
+
+    async def require_started(self) -> None:
+        """Raise Unavailable until each stage has had a replica, but for those that may have none. Later losses are retried."""
+        if self._started:
+            return
+        applications = (await asyncio.to_thread(serve.status)).applications
+        missing = []
+        for stage in (self.condition, self.sample, self.vocode, self.rank):
+            found = applications[stage.app_name].deployments.get(stage.deployment_name)
+            least = getattr(self.settings, stage.deployment_name.lower()).min_replicas
+            if least and not (found and found.replica_states.get("RUNNING")):
+                missing.append(stage.deployment_name)
+        if missing:
+            raise Unavailable(f"starting: no replica yet of {', '.join(missing)}")
+        self._started = True
 
     async def clips(
         self, requests: list[ClipRequest], keep_all: bool = False, on_progress: OnProgress | None = None

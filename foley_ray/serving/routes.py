@@ -56,8 +56,11 @@ def _generation_routes(generation: Generation) -> APIRouter:
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
-    @router.get("/healthz", summary="Whether the service can be asked")
+    @router.get(
+        "/healthz", responses={503: {"model": ErrorBody}}, summary="Whether the service can be asked: 503 while it starts"
+    )
     async def healthz() -> dict[str, str]:
+        await generation.graph.require_started()
         return {"status": "ok", "model": generation.info.digest}
 
     @router.get("/v1/info", responses=ERRORS, summary="The model, its defaults and this service's limits")

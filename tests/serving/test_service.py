@@ -160,6 +160,36 @@ def test_bodies_that_are_no_json_or_too_large(http: httpx.Client) -> None:
     assert (answer.status_code, "formats are wav" in answer.text) == (400, True)
 
 
+def test_health_is_503_until_every_stage_has_a_replica(service: str, tiny_model: Path) -> None:
+    """The ingress, which holds no model, is there long before the others."""
+    from ray import serve
+
+    from foley_ray.serving.app import build_app
+    from foley_ray.serving.deployments import STAGES
+    from foley_ray.serving.settings import ServeSettings
+
+    one = {"num_cpus": 0, "max_replicas": 1}
+    settings = {"model": tiny_model, "ingress": one, **dict.fromkeys(STAGES, one)}
+    app = build_app(ServeSettings.model_validate(settings))
+    deploying = threading.Thread(target=lambda: serve.run(app, name="late", route_prefix="/late"))
+    deploying.start()
+    answers: list[httpx.Response] = []
+    end = time.monotonic() + 120
+    with httpx.Client(base_url=service, timeout=120) as client:
+        while not answers or answers[-1].status_code != 200:
+            assert time.monotonic() < end, [answer.status_code for answer in answers]
+            answers.append(client.get("/late/healthz"))
+            time.sleep(0.1)
+    replicas = {name: found.replica_states for name, found in serve.status().applications["late"].deployments.items()}
+    deploying.join()
+    serve.delete("late")
+    assert all(states.get("RUNNING") for states in replicas.values()), replicas
+    starting = [answer for answer in answers if answer.status_code == 503]
+    assert starting, [answer.status_code for answer in answers]
+    assert starting[0].json()["error"]["message"].startswith("starting: no replica yet of ")
+    assert starting[0].headers["retry-after"] == "5"
+
+
 def test_what_is_around_the_api(http: httpx.Client) -> None:
     assert http.get("/healthz").json()["status"] == "ok"
     assert http.get("/healthz", headers={"X-Request-ID": "mine-1"}).headers.get_list("x-request-id") == ["mine-1"]
