@@ -69,7 +69,7 @@ def test_the_loss_falls_on_one_batch(name, key: str, steps: int, tiny_model: Pat
     seen: list[float] = []
 
     def watch(module, inputs, output) -> None:
-        seen.append(float(output[key]))
+        seen.append(float(output[key].detach()))
 
     next(iter(task.phases.values())).register_forward_hook(watch)
     trainer.train(batch(task.config) for _ in range(steps))
