@@ -255,6 +255,8 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path], hal
             else:
                 sharded = {"max_shard_size": MAX_FILE_BYTES} if name in LIBRARY_CLASSES else {}
                 part.save_pretrained(place, **sharded)
+            if name in LIBRARY_CLASSES:
+                _forget_origin(place / "config.json")
             if half:
                 _halve(place)
             known = info.parts.get(name, PartInfo(digest=""))
@@ -340,6 +342,13 @@ def _write_diffusers_files(folder: Path, info: ModelInfo) -> None:
     index = {"_class_name": "FoleyPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
     index |= {name: LIBRARY_CLASSES.get(name, ["foley_ray", name]) for name in sorted(info.parts)}
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+
+
+def _forget_origin(path: Path) -> None:
+    """diffusers notes the folder that it loaded from, which is nobody's business where the model goes."""
+    config = json.loads(path.read_text())
+    if config.pop("_name_or_path", None) is not None:
+        path.write_text(json.dumps(config, indent=1))
 
 
 def _set_json(path: Path, changes: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from foley_ray.checkpoint import PARTS, ModelInfo, PartInfo, assemble, load_part, read_info, save_model
+from foley_ray.checkpoint import PARTS, ModelInfo, PartInfo, assemble, load_part, read_info, save_model, shipped_model
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.models.tuning import Tuning
 from foley_ray.models.vae import build_vae
@@ -40,6 +40,12 @@ def test_parts_load_with_diffusers_alone(tiny_model: Path) -> None:
     assert UNet2DConditionModel.from_pretrained(tiny_model / "unet").config["class_embed_type"] == "simple_projection"
     assert AutoencoderKL.from_pretrained(tiny_model / "vae").config["scaling_factor"] == 0.7
     assert DDIMScheduler.from_pretrained(tiny_model / "scheduler").config["steps_offset"] == 1
+
+
+def test_no_part_tells_where_it_was_loaded_from(tiny_model: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "again", read_info(tiny_model), {name: load_part(tiny_model, name) for name in PARTS})
+    for folder in (tmp_path / "again", shipped_model()):
+        assert "_name_or_path" not in "".join(path.read_text() for path in folder.rglob("*.json")), folder
 
 
 def test_no_pickles_and_readable_by_others(tiny_model: Path) -> None:

@@ -23,9 +23,13 @@ STAGES: dict[str, tuple[str, ...]] = {
     "decoder": ("vae",),
     "cache": ("audio", "vae"),
     "diffusion": ("audio", "vae"),
+    "varied": ("audio", "vae"),
     "finetune": ("audio", "vae", "diffusion"),
+    "target": ("audio", "vae", "finetune"),
 }
-"""Each stage, and which earlier ones give it parts. The last two learn from the cache."""
+"""Each stage, and which earlier ones give it parts."""
+CACHES = {"diffusion": "cache", "finetune": "varied", "target": "varied"}
+"""What the stages learn from that do not learn from the dataset itself."""
 REHEARSAL = ("settings.steps=2", "settings.batch_size=2")
 REHEARSAL_CACHE = ("variants=1", "balance=0")
 
@@ -34,15 +38,15 @@ def run_stage(name: str, data: Path, out: Path, start: Path | None, rehearse: bo
     """One stage into OUT/name."""
     init = [] if start is None else [str(start)]
     init += [str(out / earlier) for earlier in STAGES[name]]
-    source = out / "cache" if name in ("diffusion", "finetune") else data
+    source = out / CACHES[name] if name in CACHES else data
     changes = [f"data={source}", f"out={out / name}", f"init=[{', '.join(init)}]"]
-    if name == "cache":
+    if name in CACHES.values():
         from foley_ray.data.cache import is_cache
         from foley_ray.data.cache import run_job as make_cache
 
-        if not is_cache(out / "cache"):
+        if not is_cache(out / name):
             changes += REHEARSAL_CACHE if rehearse else ()
-            make_cache(load_job(CacheJob, HERE / "stages" / "cache.yaml", changes))
+            make_cache(load_job(CacheJob, HERE / "stages" / f"{name}.yaml", changes))
         return
     from foley_ray.training.progress import progress_line
     from foley_ray.training.worker import run_job
@@ -68,10 +72,11 @@ def main() -> None:
         for name in (options.only,) if options.only else STAGES:
             run_stage(name, data, out, start, options.rehearse)
         if not options.only:
-            from foley_ray.checkpoint import assemble
+            from foley_ray.average import average
 
-            parts = [out / name / "model" for name in ("audio", "decoder", "vocoder", "finetune")]
-            info = assemble(parts, out / "model", half=True)
+            # what `target` gains in its seven classes it loses in the others: the mean of it and `finetune` keeps most of both
+            parts = [out / name / "model" for name in ("audio", "decoder", "vocoder", "target", "finetune")]
+            info = average(parts, out / "model", half=True)
             print(f"{out / 'model'}: {info.digest}")
     except FoleyError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
