@@ -255,8 +255,7 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path], hal
             else:
                 sharded = {"max_shard_size": MAX_FILE_BYTES} if name in LIBRARY_CLASSES else {}
                 part.save_pretrained(place, **sharded)
-            if name in LIBRARY_CLASSES:
-                _forget_origin(place / "config.json")
+            _forget_origin(place / "config.json")
             if half:
                 _halve(place)
             known = info.parts.get(name, PartInfo(digest=""))
