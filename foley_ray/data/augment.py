@@ -45,10 +45,10 @@ def training_crop(
     wave_T = level(wave_T)
     if augment:
         wave_T = _vary(wave_T, rng, augment.speed)
+        if manner:
+            another = None
         if manner == "series":
             wave_T = _even_series(wave_T, samples, sample_rate_hz, rng)
-        elif manner == "once":
-            pass
         elif len(wave_T) < SHORT_S * sample_rate_hz and another is not None and rng.random() < 0.75:
             wave_T = _sequence(wave_T, samples, sample_rate_hz, rng, another, augment.speed)
         elif another is not None and rng.random() < augment.mix_share:
@@ -116,30 +116,37 @@ def _outdoors(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator)
     """A recording as heard across open ground, so longer: a long dark tail, 0 to 12 dB below it, and up to three echoes."""
     import scipy.signal
 
-    length = int(rng.uniform(*OUTDOORS_DECAY_S) * sample_rate_hz)
-    tail_T = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    tail_T = _decaying_noise(float(rng.uniform(*OUTDOORS_DECAY_S)), sample_rate_hz, rng)
     cutoff_hz = float(np.exp(rng.uniform(*np.log(OUTDOORS_CUTOFF_HZ))))
     tail_T = scipy.signal.lfilter(*scipy.signal.butter(1, cutoff_hz, fs=sample_rate_hz), tail_T)
     loudest = float(np.abs(tail_T).max())
     for _ in range(int(rng.integers(0, 4))):
         echo_s = rng.uniform(*ECHO_S)
         tail_T[int(echo_s * sample_rate_hz)] += rng.choice([-1, 1]) * rng.uniform(0.6, 2.4) * loudest
-    tail_T *= 10 ** (-rng.uniform(0, 12) / 20) / float(np.linalg.norm(tail_T))
-    wet_T = scipy.signal.fftconvolve(wave_T, tail_T).astype(np.float32)
-    wet_T[: len(wave_T)] += wave_T
-    return level(wet_T)
+    return _with_tail(wave_T, tail_T, below_db=rng.uniform(0, 12))
 
 
 def _room(wave_T: np.ndarray, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
     """A recording with a room's tail after it, so longer: noise that decays and darkens, 0 to 20 dB below the sound itself."""
     import scipy.signal  # a second, which every process of a run that augments nothing would wait for
 
-    decay_s = float(np.exp(rng.uniform(*np.log(ROOM_DECAY_S))))
-    length = int(decay_s * sample_rate_hz)
-    tail_T = rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    tail_T = _decaying_noise(float(np.exp(rng.uniform(*np.log(ROOM_DECAY_S)))), sample_rate_hz, rng)
     dullness = rng.uniform(0.0, 0.8)  # one-pole low-pass
     tail_T = scipy.signal.lfilter([1 - dullness], [1, -dullness], tail_T)
-    tail_T *= 10 ** (-rng.uniform(0, 20) / 20) / max(float(np.linalg.norm(tail_T)), 1e-9)
+    return _with_tail(wave_T, tail_T, below_db=rng.uniform(0, 20))
+
+
+def _decaying_noise(decay_s: float, sample_rate_hz: int, rng: np.random.Generator) -> np.ndarray:
+    """White noise that falls by 60 dB in `decay_s`, and ends there."""
+    length = int(decay_s * sample_rate_hz)
+    return rng.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+
+
+def _with_tail(wave_T: np.ndarray, tail_T: np.ndarray, below_db: float) -> np.ndarray:
+    """A recording and its echo by an impulse response (K,), in all so much quieter than itself: K - 1 samples longer."""
+    import scipy.signal
+
+    tail_T = tail_T * (10 ** (-below_db / 20) / max(float(np.linalg.norm(tail_T)), 1e-9))
     wet_T = scipy.signal.fftconvolve(wave_T, tail_T).astype(np.float32)
     wet_T[: len(wave_T)] += wave_T
     return level(wet_T)

@@ -76,11 +76,11 @@ class Graph:
             return
         applications = (await asyncio.to_thread(serve.status)).applications
         missing = []
-        for stage in (self.condition, self.sample, self.vocode, self.rank):
-            found = applications[stage.app_name].deployments.get(stage.deployment_name)
-            least = getattr(self.settings, stage.deployment_name.lower()).min_replicas
-            if least and not (found and found.replica_states.get("RUNNING")):
-                missing.append(stage.deployment_name)
+        for name in ("condition", "sample", "vocode", "rank"):
+            handle: DeploymentHandle = getattr(self, name)
+            found = applications[handle.app_name].deployments.get(handle.deployment_name)
+            if getattr(self.settings, name).min_replicas and not (found and found.replica_states.get("RUNNING")):
+                missing.append(name)
         if missing:
             raise Unavailable(f"starting: no replica yet of {', '.join(missing)}")
         self._started = True
