@@ -5,6 +5,7 @@
       model_index.json    diffusers' table of parts
       clap/ tuning/ unet/ vae/ vocoder/    config.json and safetensors
       scheduler/          the noise schedule in diffusers' words
+      originals.safetensors    what its CLAP hears in the recordings that it learned from, if it was given them (originals.py)
 
 A folder may hold some of the parts (what one training task made); `assemble` puts parts of several folders together and
 refuses those that were not made for each other.
@@ -21,8 +22,10 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foley_ray import __version__
+from foley_ray.audio.files import replacing
 from foley_ray.config import ModelConfig, RobertaClapConfig
 from foley_ray.errors import ModelError, OutputError
+from foley_ray.originals import Originals
 from foley_ray.presets import Preset
 from foley_ray.settings import describe
 
@@ -57,6 +60,18 @@ class PartInfo(BaseModel):
         return digest in (self.digest, *self.stands_for)
 
 
+class OriginalsInfo(BaseModel):
+    """What a model holds of the recordings it learned from (originals.py)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    clap: str
+    """Digest of the CLAP that heard them."""
+    dataset: str
+    rows: int
+
+
 class ModelInfo(BaseModel):
     """foley.json: what a model folder holds."""
 
@@ -72,12 +87,16 @@ class ModelInfo(BaseModel):
     licences: list[str] = []
     sounds: dict[str, tuple[str, ...]] = {}
     """What the diffusion model was taught to make: the wordings of each class."""
+    originals: OriginalsInfo | None = None
+    """By what a near copy of a recording is known, if the model was given it."""
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that change with any weight or setting: the model's identity in every clip's metadata."""
         known = {"model": self.model.model_dump(mode="json"), "scale": self.latent_scale}
         known["parts"] = {name: part.digest for name, part in sorted(self.parts.items())}
+        if self.originals:
+            known["originals"] = self.originals.digest
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -151,6 +170,11 @@ def check_fit(info: ModelInfo, where: Path) -> None:
                     f"parts of {where} do not fit each other: {name} was trained with {other} {digest}, but {other} here is "
                     f"{info.parts[other].digest}; train {name} again or use the {other} it was made for"
                 )
+    if info.originals and "clap" in info.parts and info.originals.clap != info.parts["clap"].digest:
+        raise ModelError(
+            f"originals of {where} were heard by clap {info.originals.clap}, but clap here is {info.parts['clap'].digest}; "
+            "make them again with foley originals"
+        )
 
     tuning, unet = info.parts.get("tuning"), info.parts.get("unet")
     if tuning and unet and tuning.training != unet.training:
@@ -310,6 +334,18 @@ def assemble(sources: Sequence[Path], out: Path, half: bool = False) -> ModelInf
     )
     check_fit(info, out)
     return save_model(out, info, {name: folder / name for name, (folder, _) in chosen.items()}, half)
+
+
+def add_originals(folder: Path, originals: Originals, dataset: str) -> ModelInfo:
+    """Give a model folder what its CLAP heard in the recordings of a dataset (its digest); replaces what it had."""
+    info = read_info(folder, needs=("clap",))
+    known = OriginalsInfo(
+        digest=originals.save(folder), clap=info.parts["clap"].digest, dataset=dataset, rows=len(originals.limit_N)
+    )
+    info = info.model_copy(update={"originals": known})
+    with replacing(folder / INFO_FILE) as temporary:
+        temporary.write_text(info.model_dump_json(indent=1))
+    return info
 
 
 def _halve(folder: Path) -> None:

@@ -274,6 +274,24 @@ def average(
 
 
 @app.command()
+def originals(
+    model: Annotated[Path, typer.Argument(help="model folder, as `foley assemble` or `average` wrote it")],
+    data: Annotated[Path, typer.Option(help="ingested dataset that it learned from")],
+    shippable_only: Annotated[
+        bool, typer.Option(help="it learned from rows alone whose licences let a model be given away")
+    ] = False,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="it learned from this class; may be repeated")] = None,
+) -> None:
+    """Tell a model what it learned from, so that near copies of those recordings are passed over."""
+    from foley_ray.evaluation.copies import note_originals
+
+    with error_console.status("") as status:
+        info = note_originals(model, data, shippable_only, classes, lambda heard: status.update(f"{heard} windows heard"))
+    known = info.originals.rows if info.originals else 0
+    out_console.print(f"{model}: model {info.digest} knows {known} stretches of the recordings that it learned from")
+
+
+@app.command()
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="what the sound should be, such as 'a dog bark'")] = None,
     model: Annotated[Path | None, typer.Option(help="model folder")] = None,
@@ -283,6 +301,8 @@ def generate(
     candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = USUAL.candidates,
     steps: Annotated[int, typer.Option(help="sampling steps")] = USUAL.steps,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = USUAL.guidance,
+    guided_above: Annotated[float, typer.Option(help="noise level (sigma over alpha) from which on")] = USUAL.guided_above,
+    guided_below: Annotated[float, typer.Option(help="and up to which guidance works")] = USUAL.guided_below,
     sampler: Annotated[str, typer.Option(help=" | ".join(SAMPLERS))] = USUAL.sampler,
     eta: Annotated[float, typer.Option(help="noise put back at each step, 0 to 1")] = USUAL.eta,
     duration: Annotated[float, typer.Option(help="seconds, 0.5 to 30")] = USUAL.duration_s,
@@ -304,6 +324,8 @@ def generate(
                 "candidates": candidates,
                 "steps": steps,
                 "guidance": guidance,
+                "guided_above": guided_above,
+                "guided_below": guided_below,
                 "sampler": sampler,
                 "eta": eta,
                 "threshold": None if threshold is None else threshold_of(threshold),
@@ -332,6 +354,8 @@ def generate(
             path = files.write_clip(out, index, clip, pipeline.info)
             below = "" if clip.passed else f"  below the threshold after {settings.max_redraws} redraws, the best there was"
             out_console.print(f"{path}  {clip.verdict} (best of {len(clip.scores)}){below}")
+            if clip.best.copied:
+                error_console.print(f"warning: {clip.warnings[-1]}", style="yellow", markup=False)
 
 
 @app.command()

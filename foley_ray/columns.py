@@ -29,6 +29,8 @@ PROMPT = Column("prompt", "str: what the sound should be")
 SEED = Column("seed", "int: the clip's seed")
 STEPS = Column("steps", "int: sampling steps")
 GUIDANCE = Column("guidance", "float: classifier-free guidance scale; 1 means none")
+GUIDED_ABOVE = Column("guided_above", "float: lowest noise level (sigma over alpha) at which guidance works")
+GUIDED_BELOW = Column("guided_below", "float: highest noise level at which it does")
 SAMPLER = Column("sampler", "str: ddim or dpmpp-2m")
 ETA = Column("eta", "float: noise put back at each step, 0 to 1")
 DURATION_S = Column("duration_s", "float: seconds of sound wanted")
@@ -38,6 +40,11 @@ TARGET = Column("target", "float32 (D,): unit CLAP embedding (of the text, or of
 LATENT = Column("latent", "float32 (C, W, H): sampled latent, in the diffusion model's scale")
 WAVE = Column("wave", "float32 (T,): sound at the model's rate, within -1..1")
 SCORE = Column("score", "float: cosine between the wave's CLAP embedding and the target")
+NOVELTY = Column(
+    "novelty",
+    "float: CLAP distance to the nearest recording that the model learned from, over what real ones hardly come nearer to each "
+    "other than; NaN where the model knows none",
+)
 AUDIO_EMBEDDING = Column("audio_embedding", "float32 (D,): unit CLAP embedding of the wave")
 
 

@@ -17,6 +17,8 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Sampler = Literal["ddim", "dpmpp-2m"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 MAX_SEED = 2**31 - 1
+MAX_NOISE = 1000.0
+"""More, as sigma over alpha, than any schedule starts with; the paper's, and AudioLDM's, starts with 84."""
 
 
 class ClapConfig(Settings):
@@ -238,11 +240,19 @@ class ClipSettings(Settings):
     loop: bool = Field(False, description="the end leads into the beginning; the length is rounded to whole latent frames")
     candidates: int = Field(3, ge=1, le=100)
     steps: int = Field(20, ge=1, le=1000)
-    guidance: float = Field(2.5, ge=1.0, le=20.0)
+    guidance: float = Field(2.5, ge=1.0, le=20.0, description="classifier-free guidance; 1 is none")
+    guided_above: float = Field(0.3, ge=0.0, description="guidance works at noise levels (sigma over alpha) from here")
+    guided_below: float = Field(5.0, ge=0.0, le=MAX_NOISE, description="and up to here; more noise would make all clips alike")
     sampler: Sampler = "dpmpp-2m"
     eta: float = Field(1.0, ge=0.0, le=1.0, description="noise put back at each step, of which the paper has 1; 0 is none")
     threshold: float | None = Field(None, ge=-1.0, le=1.0, description="score below which another draw is made")
     max_redraws: int = Field(3, ge=0, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.guided_above > self.guided_below:
+            raise ValueError(f"guided_above {self.guided_above:g} must not be more than guided_below {self.guided_below:g}")
+        return self
 
 
 USUAL = ClipSettings()

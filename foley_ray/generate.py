@@ -85,11 +85,12 @@ def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
         "prompt": request.prompt,
         "seed": request.seed,
         "settings": request.settings.model_dump(mode="json"),
-        "candidate": clip.candidate,
-        "score": _score(clip.score),
-        "candidate_scores": [_score(score) for score in clip.scores],
+        "candidate": clip.best.index,
+        "score": _number(clip.score),
+        "novelty": _number(clip.best.novelty),
+        "candidate_scores": [_number(score) for score in clip.scores],
         "passed_threshold": clip.passed,
-        "warnings": [clip.doubt] if clip.doubt else [],
+        "warnings": clip.warnings,
         "target": request.target_name or "prompt",
         "sample_rate_hz": OUTPUT_RATE_HZ,
         "duration_s": round(len(clip.wave_T) / info.model.audio.sample_rate_hz, 6),
@@ -99,9 +100,9 @@ def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _score(score: float) -> float | None:
-    """Six digits; none where nobody could listen (JSON has no NaN)."""
-    return None if math.isnan(score) else round(score, 6)
+def _number(value: float) -> float | None:
+    """Six digits; none where there is none (JSON has no NaN)."""
+    return None if math.isnan(value) else round(value, 6)
 
 
 def write_clip(out: Path, index: int, clip: Clip, info: ModelInfo) -> Path:

@@ -4,14 +4,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from foley_ray.checkpoint import PARTS, ModelInfo, read_info
-from foley_ray.clip import Clip, ClipRequest, draw_batch, must_be_ranked, passes
+from foley_ray.clip import (
+    Candidate,
+    Clip,
+    ClipRequest,
+    candidates_of,
+    draw_batch,
+    must_be_ranked,
+    ranked,
+    settles,
+    without_waves,
+)
 from foley_ray.columns import Batch
 from foley_ray.errors import PromptError
 from foley_ray.stages.condition import ConditionStage
-from foley_ray.stages.rank import RankStage, best_of
+from foley_ray.stages.rank import RankStage
 from foley_ray.stages.sample import SampleStage
 from foley_ray.stages.vocode import VocodeStage
 
@@ -53,36 +61,21 @@ class Pipeline:
         return self.condition.familiar.doubt(prompt)
 
     def _generate_group(self, group: list[ClipRequest], on_step: Callable[[int, int], None] | None) -> list[Clip]:
-        """Draw candidates for all; draw again, with the next candidate indices, for those below their threshold."""
-        best: dict[int, tuple[float, int, np.ndarray]] = {}
-        scores: dict[int, list[float]] = {index: [] for index in range(len(group))}
-        unsettled = list(range(len(group)))
+        """Draw candidates for all; draw again, with the next candidate indices, for those that are not settled."""
+        found: dict[int, list[Candidate]] = {index: [] for index in range(len(group))}
+        unsettled = list(found)
         draw = 0
         while unsettled:
             batch = self._draw([(index, group[index]) for index in unsettled], draw, on_step)
-            for row, index in enumerate(batch["clip_id"]):
-                scores[index].append(float(batch["score"][row]))
-            for index, row in best_of(batch).items():
-                found = (float(batch["score"][row]), int(batch["candidate"][row]), batch["wave"][row])
-                if index not in best or round(found[0], 6) > round(best[index][0], 6):
-                    best[index] = found
+            for index, drawn in candidates_of(batch).items():
+                found[index] = without_waves(ranked([*found[index], *drawn]))
             unsettled = [
                 index
                 for index in unsettled
-                if not passes(group[index].settings, best[index][0]) and draw < group[index].settings.max_redraws
+                if not settles(group[index].settings, found[index][0]) and draw < group[index].settings.max_redraws
             ]
             draw += 1
-        return [
-            Clip(
-                request,
-                best[index][2],
-                best[index][1],
-                tuple(scores[index]),
-                passes(request.settings, best[index][0]),
-                self.doubt(request.prompt),
-            )
-            for index, request in enumerate(group)
-        ]
+        return [Clip(request, tuple(found[index]), self.doubt(request.prompt)) for index, request in enumerate(group)]
 
     def _draw(self, wanted: list[tuple[int, ClipRequest]], draw: int, on_step: Callable[[int, int], None] | None) -> Batch:
         """One draw through the four stages."""

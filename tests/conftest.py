@@ -36,14 +36,16 @@ def ray_local() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with every part of the tiny preset, random weights, seeded."""
+    import numpy as np
     import torch
 
-    from foley_ray.checkpoint import ModelInfo, save_model
+    from foley_ray.checkpoint import ModelInfo, add_originals, save_model
     from foley_ray.models.clap import Clap
     from foley_ray.models.tuning import Tuning
     from foley_ray.models.unet import build_unet
     from foley_ray.models.vae import build_vae
     from foley_ray.models.vocoder import build_vocoder
+    from foley_ray.originals import Originals
     from foley_ray.presets import tiny
 
     torch.manual_seed(0)
@@ -58,4 +60,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
     sounds = {"dog_bark": ("a dog bark", "a dog barking")}
     save_model(folder, ModelInfo(preset="tiny", model=config, latent_scale=0.7, sounds=sounds), parts)
+    embedding_ND = np.random.default_rng(0).standard_normal((8, config.clap.embed_dim)).astype(np.float32)
+    embedding_ND /= np.linalg.norm(embedding_ND, axis=1, keepdims=True)
+    add_originals(folder, Originals(embedding_ND, np.full(8, 0.02, dtype=np.float32)), "a dataset's digest")
     return folder

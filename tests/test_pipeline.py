@@ -6,6 +6,7 @@ import pytest
 from foley_ray.clip import ClipRequest
 from foley_ray.config import ClipSettings
 from foley_ray.errors import ModelError, PromptError
+from foley_ray.originals import Originals
 from foley_ray.pipeline import Pipeline
 
 FAST = ClipSettings(duration_s=0.5, steps=3, candidates=2)
@@ -26,7 +27,7 @@ def test_a_clip_does_not_depend_on_the_company_it_keeps(pipeline: Pipeline) -> N
     for request, clip in zip(requests, together, strict=True):
         alone = next(pipeline.generate([request]))
         np.testing.assert_allclose(alone.wave_T, clip.wave_T, atol=1e-4)
-        assert alone.candidate == clip.candidate
+        assert alone.best.index == clip.best.index
         np.testing.assert_allclose(alone.scores, clip.scores, atol=1e-5)
 
 
@@ -62,13 +63,40 @@ def test_a_threshold_that_is_met_draws_once(pipeline: Pipeline) -> None:
     assert len(clip.scores) == 2
 
 
+def test_a_near_copy_gives_way_to_another_candidate_and_is_told_of_where_there_is_none(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = ClipRequest("rain", 1, FAST.model_copy(update={"max_redraws": 1}))
+    plain = next(pipeline.generate([wish]))
+    assert plain.best.novelty > 1
+    embedding_ND = pipeline._draw([(0, wish)], 0, None)["audio_embedding"]
+
+    def learned_from(*rows: int) -> None:
+        limit_N = np.full(len(rows), 1e-5, dtype=np.float32)
+        monkeypatch.setattr(pipeline.rank, "originals", Originals(embedding_ND[list(rows)], limit_N))
+
+    learned_from(plain.best.index)
+    other = next(pipeline.generate([wish]))
+    assert [c.index for c in other.candidates] == [1 - plain.best.index, plain.best.index]
+    assert other.candidates[1].copied
+    assert not [warning for warning in other.warnings if "recording" in warning]
+    learned_from(0, 1)
+    redrawn = next(pipeline.generate([wish]))
+    assert {c.index for c in redrawn.candidates if c.copied} == {0, 1}
+    assert redrawn.best.index in (2, 3)
+    once = ClipRequest("rain", 1, FAST.model_copy(update={"max_redraws": 0}))
+    copied = next(pipeline.generate([once]))
+    assert copied.best.index == plain.best.index
+    assert "nearly a recording that the model learned from" in copied.warnings[-1]
+
+
 def test_a_target_replaces_the_text_in_ranking_alone(pipeline: Pipeline) -> None:
     plain = next(pipeline.generate([ClipRequest("rain", 1, FAST)]))
     worst = plain.scores.index(min(plain.scores))
     batch = pipeline._draw([(0, ClipRequest("rain", 1, FAST))], 0, None)
     target = batch["audio_embedding"][worst]
     aimed = next(pipeline.generate([ClipRequest("rain", 1, FAST, target, "that one")]))
-    assert aimed.candidate == worst
+    assert aimed.best.index == worst
     assert aimed.score == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(aimed.wave_T, batch["wave"][worst], atol=1e-4)
 

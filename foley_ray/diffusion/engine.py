@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from foley_ray.config import Sampler
-from foley_ray.diffusion.guidance import combine, guided_rows, is_guided
+from foley_ray.diffusion.guidance import combine, guided_rows, is_guided, scale_at
 from foley_ray.diffusion.samplers import METHODS, Earlier
 from foley_ray.diffusion.schedule import Level, Prediction, Schedule, to_x0
 from foley_ray.diffusion.windows import blend, cover
@@ -41,6 +41,9 @@ class SampleRequest:
     sampler: Sampler
     shape: tuple[int, int, int]
     eta: float = 0.0
+    guided_above: float = 0.0
+    """Guidance works at noise levels (sigma over alpha) from here up to `guided_below`; elsewhere a step costs one row."""
+    guided_below: float = math.inf
     window: int | None = None
     loop: bool = False
     """The last frame leads into the first."""
@@ -68,9 +71,15 @@ class _Track:
     earlier: Earlier | None = None
 
     @property
+    def guidance(self) -> float:
+        """Scale of this step."""
+        request = self.request
+        return scale_at(self.levels[self.step], request.guidance, request.guided_above, request.guided_below)
+
+    @property
     def rows(self) -> int:
-        """UNet rows a step costs."""
-        return len(self.frames()) * (2 if is_guided(self.request.guidance) else 1)
+        """UNet rows this step costs."""
+        return len(self.frames()) * (2 if is_guided(self.guidance) else 1)
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
@@ -243,7 +252,7 @@ class StepEngine:
         """
         frames = [track.frames() for track in tracks]
         owners = [track for track, windows in zip(tracks, frames, strict=True) for _ in windows]
-        guided = guided_rows([track.request.guidance for track in owners])
+        guided = guided_rows([track.guidance for track in owners])
         x = torch.stack([_seen(track.x, window) for track, windows in zip(tracks, frames, strict=True) for window in windows])
         levels = [track.levels[track.step] for track in owners]
         timestep_B = torch.tensor([level.timestep for level in levels], device=self.device)
@@ -255,7 +264,7 @@ class StepEngine:
         ).float()
         conditional = predicted[: len(owners)]
         if guided:
-            scale_B = torch.tensor([owners[row].request.guidance for row in guided], device=self.device)
+            scale_B = torch.tensor([owners[row].guidance for row in guided], device=self.device)
             conditional = conditional.clone()
             conditional[guided] = combine(conditional[guided], predicted[len(owners) :], scale_B)
         alpha, sigma = torch.tensor([[s.alpha, s.sigma] for s in levels], device=self.device).T.reshape(2, -1, 1, 1, 1)
@@ -294,6 +303,8 @@ def _check(request: SampleRequest, train_steps: int, width: int) -> Tensor:
         raise PromptError(f"steps {request.steps} must be a whole number from 1 to {train_steps}")
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise PromptError(f"guidance {request.guidance} must be a number of 0 or more")
+    if not 0 <= request.guided_above <= request.guided_below:
+        raise PromptError(f"guidance from noise level {request.guided_above} to {request.guided_below} is no range from 0 up")
     if not 0 <= request.eta <= 1:
         raise PromptError(f"eta {request.eta} must lie between 0 and 1")
     if request.window is not None and request.window < 1:

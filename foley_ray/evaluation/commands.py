@@ -45,11 +45,14 @@ def score(
     candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = USUAL.candidates,
     steps: Annotated[int, typer.Option(help="sampling steps")] = USUAL.steps,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = USUAL.guidance,
+    guided_above: Annotated[float, typer.Option(help="noise level (sigma over alpha) from which on")] = USUAL.guided_above,
+    guided_below: Annotated[float, typer.Option(help="and up to which guidance works")] = USUAL.guided_below,
     eta: Annotated[float, typer.Option(help="noise put back at each step, 0 to 1")] = USUAL.eta,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of each class's first clip")] = 0,
 ) -> None:
     """Judge a model against real recordings: accuracy, distances, novelty, and which stage loses what."""
-    settings = make_job(ClipSettings, {"candidates": candidates, "steps": steps, "guidance": guidance, "eta": eta})
+    asked = {"candidates": candidates, "steps": steps, "guidance": guidance, "eta": eta}
+    settings = make_job(ClipSettings, asked | {"guided_above": guided_above, "guided_below": guided_below})
     from foley_ray.checkpoint import shipped_model
     from foley_ray.evaluation.report import tables
     from foley_ray.evaluation.run import run

@@ -4,9 +4,9 @@ Knows Parquet, not models. An evaluation looks at every row of some classes once
 """
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
 from foley_ray.errors import DatasetError
 from foley_ray.spec import AudioSpec
 
+STREAM_ROWS = 64
 PACE_S = 0.5
 """Between the starts of a repeated event: a walking pace."""
 
@@ -33,6 +34,7 @@ class Recording(NamedTuple):
     recording: str
     """Rows cut from one recording share it: they are no independent witnesses."""
     sha256: str
+    shippable: bool
 
 
 def read_recordings(dataset: Path, spec: AudioSpec, classes: Collection[str] | None = None) -> list[Recording]:
@@ -50,17 +52,20 @@ def read_recordings(dataset: Path, spec: AudioSpec, classes: Collection[str] | N
         raise DatasetError(
             f"dataset {dataset} has no class {', '.join(missing)}; it has {', '.join(info.classes) or 'no classes'}"
         )
-    columns = ["audio", "class", "split", "recording", "sha256"]
+    return list(stream_recordings(dataset, lambda row: row["class"] and (classes is None or row["class"] in classes)))
+
+
+def stream_recordings(dataset: Path, wanted: Callable[[dict[str, Any]], bool]) -> Iterator[Recording]:
+    """Rows one after another, of which those that are not `wanted` are never decoded. Raises DatasetError if one is damaged."""
+    columns = ["audio", "class", "split", "recording", "sha256", "shippable"]
     try:
-        found = []
         for path in sorted((dataset / DATA_FOLDER).glob("*.parquet")):
-            for row in pq.read_table(path, columns=columns).to_pylist():
-                if row["class"] and (classes is None or row["class"] in classes):
-                    wave_T, _ = sf.read(io.BytesIO(row["audio"]), dtype="float32")
-                    found.append(Recording(wave_T, row["class"], row["split"], row["recording"], row["sha256"]))
+            for batch in pq.ParquetFile(path).iter_batches(STREAM_ROWS, columns=columns):
+                for row in filter(wanted, batch.to_pylist()):
+                    wave_T, _ = sf.read(io.BytesIO(row.pop("audio")), dtype="float32")
+                    yield Recording(wave_T, row.pop("class"), **row)
     except (pa.ArrowException, OSError, sf.LibsndfileError) as error:
         raise DatasetError(f"dataset {dataset} is damaged ({error}); ingest again") from None
-    return found
 
 
 def clip(wave_T: np.ndarray, spec: AudioSpec) -> np.ndarray:

@@ -19,7 +19,7 @@ from foley_ray.audio.files import replacing, write_wav
 from foley_ray.audio.wave import fit, resample
 from foley_ray.checkpoint import read_info
 from foley_ray.clip import OUTPUT_RATE_HZ, ClipRequest
-from foley_ray.config import MAX_SEED, ClipSettings, Sampler
+from foley_ray.config import MAX_NOISE, MAX_SEED, ClipSettings, Sampler
 from foley_ray.errors import ModelError
 from foley_ray.generate import describe
 from foley_ray.interchange.foreign import TARGETS_FILE
@@ -154,6 +154,8 @@ def _request(job: ChallengeJob, name: str, index: int, targets: tuple[np.ndarray
         candidates=row.candidates,
         steps=job.steps,
         guidance=row.guidance,
+        guided_above=0.0,  # at every step, as the entry was
+        guided_below=MAX_NOISE,
         sampler=job.sampler,
         eta=job.eta,
         threshold=threshold,

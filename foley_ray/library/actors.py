@@ -17,14 +17,29 @@ import pyarrow as pa
 import soundfile as sf
 
 from foley_ray.audio.wave import resample, to_mono
-from foley_ray.columns import CLIP_ID, CONDITION, DURATION_S, ETA, GUIDANCE, LATENT, LOOP, SAMPLER, STEPS, Batch, join, split
+from foley_ray.columns import (
+    CLIP_ID,
+    CONDITION,
+    DURATION_S,
+    ETA,
+    GUIDANCE,
+    GUIDED_ABOVE,
+    GUIDED_BELOW,
+    LATENT,
+    LOOP,
+    SAMPLER,
+    STEPS,
+    Batch,
+    join,
+    split,
+)
 from foley_ray.errors import FoleyError, PromptError
 from foley_ray.jobfile import LibraryJob, StageName
 from foley_ray.library.store import Store
 
 _DONE_WITH: dict[StageName, str] = {"sample": CONDITION.name, "vocode": LATENT.name}
 """What no later stage needs."""
-_ALIKE = (STEPS, GUIDANCE, SAMPLER, ETA, DURATION_S, LOOP)
+_ALIKE = (STEPS, GUIDANCE, GUIDED_ABOVE, GUIDED_BELOW, SAMPLER, ETA, DURATION_S, LOOP)
 
 
 class Meter:

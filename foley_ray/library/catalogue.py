@@ -13,6 +13,7 @@ import codecs
 import csv
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ SCHEMA = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
         pa.field("candidate", pa.int32(), nullable=False),
         pa.field("score", pa.float64(), nullable=False),
+        pa.field("novelty", pa.float64()),  # null where the model does not know what it learned from
         pa.field("target", pa.string(), nullable=False),  # what the score is a cosine to: "prompt", or a target sound's name
         pa.field("passed_threshold", pa.bool_(), nullable=False),
         pa.field("loop", pa.bool_(), nullable=False),
@@ -179,6 +181,7 @@ def _row(choice: Choice, receipt: dict[str, Any], info: ModelInfo, target: Targe
         "seed": clip.seed,
         "candidate": choice.candidate,
         "score": choice.score,
+        "novelty": None if math.isnan(choice.novelty) else choice.novelty,
         "target": target.name if target else "prompt",
         "passed_threshold": choice.passed,
         "loop": clip.settings.loop,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foley_ray.clip import Candidate, passes, ranked
+from foley_ray.clip import Candidate, passes, ranked, settles
 from foley_ray.library.plan import Gates, PlannedClip
 from foley_ray.library.store import Draw, Store
 
@@ -30,8 +30,10 @@ class Choice:
     """Of all candidates of all draws."""
     candidate: int
     """The one that is delivered; of a rejected clip its best."""
+    novelty: float
+    """Of the candidate (originals.py); NaN where the model does not know it."""
     gate: str | None = None
-    """The gate that rejected it: silence, clipped, dc, score or similarity."""
+    """The gate that rejected it: silence, clipped, dc, score, novelty or similarity."""
     reason: str = ""
 
     @property
@@ -47,7 +49,7 @@ class Choice:
 
 def most_draws(clip: PlannedClip) -> int:
     """How many draws of a clip there can be."""
-    return 1 if clip.settings.threshold is None else 1 + clip.settings.max_redraws
+    return 1 + clip.settings.max_redraws
 
 
 def unsettled(clip: PlannedClip, draws: int, store: Store, target_D: np.ndarray | None = None) -> bool:
@@ -83,13 +85,19 @@ def _until_settled(clip: PlannedClip, draws: int, store: Store, target_D: np.nda
 
 
 def _settles(clip: PlannedClip, draw: Draw, target_D: np.ndarray | None) -> bool:
-    return passes(clip.settings, max(_scores(draw, target_D)))
+    return settles(clip.settings, ranked(_candidates([draw], target_D))[0])
 
 
 def _scores(draw: Draw, target_D: np.ndarray | None) -> list[float]:
     """Of a draw's candidates, against the prompt or a target sound (D,)."""
     score_N = draw.score.astype(np.float64) if target_D is None else _cosine(draw.embedding_ND, target_D)
     return [round(float(score), DIGITS) for score in score_N]
+
+
+def _candidates(draws: Sequence[Draw], target_D: np.ndarray | None) -> list[Candidate]:
+    """Of all these draws, in their order, without waves."""
+    heard = [pair for draw in draws for pair in zip(_scores(draw, target_D), draw.novelty.round(DIGITS).tolist(), strict=True)]
+    return [Candidate(index, score, novelty) for index, (score, novelty) in enumerate(heard)]
 
 
 def _cosine(embedding_ND: np.ndarray, other_D: np.ndarray) -> np.ndarray:
@@ -126,21 +134,22 @@ class _Delivered:
 
 def _choose_one(clip: PlannedClip, draws: Sequence[Draw], earlier: _Delivered, target_D: np.ndarray | None) -> Choice:
     """The best candidate that passes the gates and is unlike all delivered ones, which it joins; else the best one's reason."""
-    candidates = [(draw, row) for draw in draws for row in range(len(draw.candidate))]
-    scores = tuple(score for draw in draws for score in _scores(draw, target_D))
+    stored = [(draw, row) for draw in draws for row in range(len(draw.candidate))]
+    candidates = _candidates(draws, target_D)
+    scores = tuple(candidate.score for candidate in candidates)
     refusals = []
-    for best in ranked(Candidate(index, score) for index, score in enumerate(scores)):
-        draw, row = candidates[best.index]
+    for best in ranked(candidates):
+        draw, row = stored[best.index]
         embedding_D = draw.embedding_ND[row]
-        gate, reason = _refused(clip.gates, draw, row, best.score) or _too_similar(clip.gates, embedding_D, earlier)
+        gate, reason = _refused(clip.gates, draw, row, best) or _too_similar(clip.gates, embedding_D, earlier)
         if gate is None:
             earlier.add(embedding_D, clip.stem)
-            return Choice(clip, scores, best.index)
-        refusals.append(Choice(clip, scores, best.index, gate, reason))
+            return Choice(clip, scores, best.index, best.novelty)
+        refusals.append(Choice(clip, scores, best.index, best.novelty, gate, reason))
     return refusals[0]
 
 
-def _refused(gates: Gates, draw: Draw, row: int, score: float) -> tuple[str, str] | None:
+def _refused(gates: Gates, draw: Draw, row: int, candidate: Candidate) -> tuple[str, str] | None:
     peak, clipped, dc = float(draw.peak[row]), float(draw.clipped[row]), float(draw.dc[row])
     if gates.silence_dbfs is not None and peak < 10 ** (gates.silence_dbfs / 20):
         return "silence", f"its peak {20 * np.log10(max(peak, 1e-9)):.1f} dBFS is below {gates.silence_dbfs:g}"
@@ -148,8 +157,11 @@ def _refused(gates: Gates, draw: Draw, row: int, score: float) -> tuple[str, str
         return "clipped", f"{clipped:.2%} of its samples are at full scale, more than {gates.clipped:.2%}"
     if gates.dc is not None and dc > gates.dc:
         return "dc", f"its mean {dc:.4f} is above {gates.dc:g} of full scale"
-    if gates.score is not None and score < gates.score:
-        return "score", f"its score {score:.3f} is below {gates.score:g}"
+    if gates.score is not None and candidate.score < gates.score:
+        return "score", f"its score {candidate.score:.3f} is below {gates.score:g}"
+    if gates.novelty is not None and candidate.novelty < gates.novelty:
+        near = f"novelty {candidate.novelty:.2f}, below {gates.novelty:g}"
+        return "novelty", f"it is nearly a recording that the model learned from: {near}"
     return None
 
 

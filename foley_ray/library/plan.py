@@ -35,6 +35,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import ConfigError
 from foley_ray.library.ucs import Format, folder, lookup, stems
+from foley_ray.originals import NEAR_COPY
 from foley_ray.settings import Settings, describe
 from foley_ray.thresholds import resolve
 
@@ -58,6 +59,7 @@ class Gates(Settings):
     clipped: float | None = Field(0.001, ge=0, le=1, description="share of samples at full scale")
     dc: float | None = Field(0.02, ge=0, le=1, description="mean of the wave, of full scale")
     score: float | None = Field(None, ge=-1, le=1, description="lowest CLAP score")
+    novelty: float | None = Field(NEAR_COPY, ge=0, description="distance to what the model learned from, where it knows that")
     similarity: float | None = Field(0.995, ge=-1, le=1, description="cosine to an earlier clip of the same CatID")
 
 

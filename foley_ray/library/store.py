@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, SCORE, WAVE, Batch
+from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, NOVELTY, SCORE, WAVE, Batch
 from foley_ray.errors import OutputError
 
 FOLDER = ".foley"
@@ -40,6 +40,7 @@ class Draw:
     score: np.ndarray
     embedding_ND: np.ndarray
     """Unit CLAP embeddings."""
+    novelty: np.ndarray
     peak: np.ndarray
     clipped: np.ndarray
     """(N,) share of samples at full scale."""
@@ -53,6 +54,7 @@ class Draw:
             "candidate": np.asarray(batch[CANDIDATE.name], dtype=np.int64),
             "score": np.asarray(batch[SCORE.name], dtype=np.float32),
             "embedding_ND": np.stack(list(batch[AUDIO_EMBEDDING.name])).astype(np.float32),
+            "novelty": np.asarray(batch[NOVELTY.name], dtype=np.float64),
             "peak": np.abs(wave_NT).max(axis=1),
             "clipped": (np.abs(wave_NT) >= FULL_SCALE).mean(axis=1),
             "dc": np.abs(wave_NT.mean(axis=1, dtype=np.float64)),

@@ -12,8 +12,8 @@ from uuid import uuid4
 from ray import serve
 
 from foley_ray.checkpoint import shipped_model
-from foley_ray.clip import Candidate, ranked
-from foley_ray.columns import CANDIDATE, CLIP_ID, PROMPT, SCORE, WAVE, Batch, join, split
+from foley_ray.clip import Candidate, candidates_of, ranked, without_waves
+from foley_ray.columns import CLIP_ID, PROMPT, Batch, join, split
 from foley_ray.serving.metrics import SampleMetrics, StageMetrics
 from foley_ray.serving.parcel import Parcel, pack, unpack
 from foley_ray.serving.settings import BatchedSettings, ServeSettings, StageSettings
@@ -150,12 +150,8 @@ class Rank(_Batched):
 
     async def __call__(self, parcel: Parcel, keep_all: bool) -> list[Candidate]:
         """Best first. Only the best brings its wave, unless `keep_all`: the others' are not worth their way."""
-        done = await self.run(await unpack(parcel))
-        order = ranked(
-            Candidate(int(index), float(score), wave_T)
-            for index, score, wave_T in zip(done[CANDIDATE.name], done[SCORE.name], done[WAVE.name], strict=True)
-        )
-        return order if keep_all else [order[0], *(Candidate(item.index, item.score) for item in order[1:])]
+        [drawn] = candidates_of(await self.run(await unpack(parcel))).values()
+        return ranked(drawn) if keep_all else without_waves(ranked(drawn))
 
 
 STAGES: dict[str, type[Any]] = {"condition": Condition, "sample": Sample, "vocode": Vocode, "rank": Rank}

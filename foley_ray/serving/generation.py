@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ from foley_ray import __version__
 from foley_ray.audio.encode import Encoding, encode
 from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
-from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, ClipRequest
+from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, Clip, ClipRequest
 from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import PromptError
-from foley_ray.serving.graph import Graph, OnProgress, RankedClip
+from foley_ray.serving.graph import Graph, OnProgress
 from foley_ray.serving.schemas import (
     BadRequest,
     CandidateBody,
@@ -34,7 +35,7 @@ class Sound:
 
     data: bytes
     encoding: Encoding
-    clip: RankedClip
+    clip: Clip
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,18 @@ class Generation:
                     seed=clip.request.seed,
                     passed=clip.passed,
                     candidates=[
-                        CandidateBody(index=item.index, score=round(item.score, 6), audio=await self._base64(item, encoding))
+                        CandidateBody(
+                            index=item.index,
+                            score=round(item.score, 6),
+                            novelty=None if math.isnan(item.novelty) else round(item.novelty, 2),
+                            audio=await self._base64(item, encoding),
+                        )
                         for item in clip.candidates
                     ],
                 )
                 for clip in clips
             ],
-            warnings=[clips[0].doubt] if clips[0].doubt else [],
+            warnings=list(dict.fromkeys(warning for clip in clips for warning in clip.warnings)),
         )
 
     async def sound(self, request: ClipRequest, encoding: Encoding) -> Sound:

@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -19,7 +18,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RaySystemError, Worke
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from foley_ray.clip import Candidate, ClipRequest, draw_batch, passes, ranked
+from foley_ray.clip import Candidate, Clip, ClipRequest, draw_batch, ranked, settles, without_waves
 from foley_ray.errors import FoleyError, Overloaded, ReplicaLost, TimedOut, Unavailable
 from foley_ray.serving.metrics import ClipMetrics
 from foley_ray.serving.settings import ServeSettings
@@ -35,18 +34,6 @@ OnProgress = Callable[[int, int], None]
 
 Draw = tuple[list[Candidate], str | None]
 """A draw's candidates, best first, and what is doubtful about the prompt."""
-
-
-@dataclass(frozen=True)
-class RankedClip:
-    """A finished clip with all its candidates, best first; the best has its wave, the others if asked for."""
-
-    request: ClipRequest
-    candidates: tuple[Candidate, ...]
-    passed: bool
-    """False if no candidate reached the threshold within the allowed redraws."""
-    doubt: str | None
-    """A warning: the prompt is far from every sound that the model was taught."""
 
 
 class Graph:
@@ -87,7 +74,7 @@ class Graph:
 
     async def clips(
         self, requests: list[ClipRequest], keep_all: bool = False, on_progress: OnProgress | None = None
-    ) -> list[RankedClip]:
+    ) -> list[Clip]:
         """The clips in order, made side by side; cancelled together, and failing together with the first that fails.
 
         Raises PromptError, GenerationError, Overloaded, ReplicaLost when retries did not help, TimedOut.
@@ -131,22 +118,23 @@ class Graph:
         finally:
             self.pending_candidates -= candidates
 
-    async def _clip(self, request: ClipRequest, keep_all: bool, on_progress: OnProgress | None) -> RankedClip:
-        """Draw candidates; draw again, with the next candidate indices, while the best is below the threshold."""
+    async def _clip(self, request: ClipRequest, keep_all: bool, on_progress: OnProgress | None) -> Clip:
+        """Draw candidates; draw again, with the next candidate indices, while the best one does not settle it."""
         candidates: list[Candidate] = []
         doubt: str | None = None
         started = time.monotonic()
-        for draw in range(request.settings.max_redraws + 1):
+        # a body without a threshold may say what it likes of redraws: what it does not mean is not checked
+        for draw in range(min(request.settings.max_redraws, self.settings.limits.redraws) + 1):
             if draw:
                 self.metrics.redraws.inc()
             drawn, doubt = await self._draw(request, draw, keep_all, on_progress)
             candidates = ranked([*candidates, *drawn])
             if not keep_all:  # the best of an earlier draw may have been beaten
-                candidates[1:] = [replace(candidate, wave_T=None) for candidate in candidates[1:]]
-            if passes(request.settings, candidates[0].score):
+                candidates = without_waves(candidates)
+            if settles(request.settings, candidates[0]):
                 break
         self.metrics.finished(time.monotonic() - started, candidates[0].score)
-        return RankedClip(request, tuple(candidates), passes(request.settings, candidates[0].score), doubt)
+        return Clip(request, tuple(candidates), doubt)
 
     async def _draw(self, request: ClipRequest, draw: int, keep_all: bool, on_progress: OnProgress | None) -> Draw:
         """One draw; begun again when a replica dies with it, also if its successor takes a while to come.

@@ -96,7 +96,7 @@ def _generation_routes(generation: Generation) -> APIRouter:
 
 
 def _audio(sound: Sound, generation: Generation) -> Response:
-    best, doubt = sound.clip.candidates[0], sound.clip.doubt
+    best, warning = sound.clip.best, "; ".join(sound.clip.warnings)
     return Response(
         sound.data,
         media_type=sound.encoding.media_type,
@@ -108,7 +108,7 @@ def _audio(sound: Sound, generation: Generation) -> Response:
             "X-Foley-Passed": str(sound.clip.passed).lower(),
             "X-Foley-Model": generation.info.digest,
             # header values are Latin-1
-            **({"X-Foley-Warning": doubt.encode("ascii", "backslashreplace").decode()} if doubt else {}),
+            **({"X-Foley-Warning": warning.encode("ascii", "backslashreplace").decode()} if warning else {}),
         },
     )
 

@@ -90,6 +90,11 @@ class CandidateBody(BaseModel):
 
     index: int
     score: float = Field(description="cosine between the CLAP embeddings of the sound and of the prompt")
+    novelty: float | None = Field(
+        None,
+        description="distance to the nearest recording that the model learned from, over what real ones hardly come nearer to "
+        "each other than; null where the model knows none",
+    )
     audio: str | None = Field(None, description="base64 of a sound file; absent where only the best was asked for")
 
 
@@ -113,7 +118,9 @@ class GenerateResponse(BaseModel):
     media_type: str
     sample_rate_hz: int
     clips: list[ClipBody]
-    warnings: list[str] = Field([], description="such as: the prompt is far from every sound that the model was taught")
+    warnings: list[str] = Field(
+        [], description="such as: the prompt is far from all that the model was taught; a clip is a near copy"
+    )
 
 
 class SoundGenerationBody(BaseModel):

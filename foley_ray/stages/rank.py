@@ -1,8 +1,7 @@
-"""wave -> score: the cosine between each candidate's CLAP audio embedding and its target, and the choice of the best."""
+"""wave -> score and novelty: the cosine between each candidate's CLAP audio embedding and its target, and how new it is."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +9,9 @@ import torch
 from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave, sound_files
 from foley_ray.audio.wave import repeat_to
 from foley_ray.checkpoint import load_part, read_info
-from foley_ray.columns import AUDIO_EMBEDDING, CANDIDATE, CLIP_ID, SCORE, TARGET, WAVE, Batch, require
+from foley_ray.columns import AUDIO_EMBEDDING, CLIP_ID, NOVELTY, SCORE, TARGET, WAVE, Batch, require
 from foley_ray.errors import SourceError
+from foley_ray.originals import Originals
 
 MAX_ROWS = 16
 """Windows in one pass of the audio tower: what fits into memory whatever the number of candidates."""
@@ -21,7 +21,7 @@ class RankStage:
     """Scores every candidate; nothing is random here, and the condition dropout of training does not exist (system.md A.5)."""
 
     requires = (WAVE, TARGET)
-    provides = (AUDIO_EMBEDDING, SCORE)
+    provides = (AUDIO_EMBEDDING, SCORE, NOVELTY)
 
     def __init__(self, model: Path, device: str = "cpu"):
         info = read_info(model, needs=("clap",))
@@ -30,21 +30,26 @@ class RankStage:
         self.window_samples = round(info.model.clap.window_s * self.sample_rate_hz)
         self.clap = load_part(model, "clap").to(self.device)
         self.info = info
+        self.originals = Originals.load(model, info.originals.digest) if info.originals else None
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> Batch:
-        """Adds embeddings and scores; both are NaN for a clip's only candidate where CLAP has no audio tower."""
+        """Adds embeddings, scores and novelty; all are NaN for a clip's only candidate where CLAP has no audio tower."""
         require(batch, self.requires, "rank")
         if not self.info.can_rank and len(set(batch[CLIP_ID.name])) == len(batch[CLIP_ID.name]):
             unheard = np.full((len(batch[WAVE.name]), self.clap.config.embed_dim), np.nan, dtype=np.float32)
-            return {**batch, AUDIO_EMBEDDING.name: unheard, SCORE.name: unheard[:, 0]}
+            return {**batch, AUDIO_EMBEDDING.name: unheard, SCORE.name: unheard[:, 0], NOVELTY.name: unheard[:, 0]}
         embedding_BD = self.embed(list(batch[WAVE.name]))
         target_BD = np.stack(list(batch[TARGET.name])) if len(embedding_BD) else embedding_BD
         return {
             **batch,
             AUDIO_EMBEDDING.name: embedding_BD,
             SCORE.name: (embedding_BD * target_BD).sum(axis=1),
+            NOVELTY.name: np.array([self._novelty(embedding_D) for embedding_D in embedding_BD], dtype=np.float64),
         }
+
+    def _novelty(self, embedding_D: np.ndarray) -> float:
+        return float("nan") if self.originals is None else self.originals.novelty(embedding_D)
 
     @torch.inference_mode()
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
@@ -55,7 +60,7 @@ class RankStage:
         if not waves:
             return np.zeros((0, self.clap.config.embed_dim), dtype=np.float32)
         # windows of all waves, so that clips of different durations share a batch
-        heard = [_windows(wave_T, self.window_samples) for wave_T in waves]
+        heard = [windows(wave_T, self.window_samples) for wave_T in waves]
         window_NT = np.concatenate(heard).astype(np.float32)
         embedded = []
         for start in range(0, len(window_NT), MAX_ROWS):
@@ -83,8 +88,8 @@ def target_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _windows(wave_T: np.ndarray, samples: int) -> np.ndarray:
-    """(N, samples): as few windows as hold all of a wave; a shorter one is repeated to fill its only window."""
+def windows(wave_T: np.ndarray, samples: int) -> np.ndarray:
+    """What CLAP hears of a wave at a time, (N, samples): as few as hold it all; a shorter one is repeated to fill one."""
     if len(wave_T) <= samples:
         return repeat_to(wave_T, samples)[None]
     starts = np.linspace(0, len(wave_T) - samples, -(-len(wave_T) // samples)).round().astype(int)
@@ -93,17 +98,3 @@ def _windows(wave_T: np.ndarray, samples: int) -> np.ndarray:
 
 def _unit(vector_D: np.ndarray) -> np.ndarray:
     return np.asarray(vector_D / np.linalg.norm(vector_D), dtype=np.float32)
-
-
-def best_of(batch: Batch) -> dict[Any, int]:
-    """clip id -> row of its best candidate, compared within the clip alone; of equal scores the lowest candidate index wins."""
-    best: dict[Any, int] = {}
-    for row, clip in enumerate(batch[CLIP_ID.name]):
-        if clip not in best or _rank(batch, row) > _rank(batch, best[clip]):
-            best[clip] = row
-    return best
-
-
-def _rank(batch: Batch, row: int) -> tuple[float, int]:
-    # six digits: what differs less is rounding noise of another batch or machine
-    return round(float(batch[SCORE.name][row]), 6), -int(batch[CANDIDATE.name][row])

@@ -13,6 +13,8 @@ from foley_ray.columns import (
     DURATION_S,
     ETA,
     GUIDANCE,
+    GUIDED_ABOVE,
+    GUIDED_BELOW,
     LATENT,
     LOOP,
     SAMPLER,
@@ -32,7 +34,18 @@ from foley_ray.spec import WINDOW_S
 class SampleStage:
     """Every row is one candidate; rows with different steps, guidance, samplers and durations share UNet calls."""
 
-    requires: Sequence[Column] = (CONDITION, SEED, CANDIDATE, STEPS, GUIDANCE, SAMPLER, ETA, DURATION_S)
+    requires: Sequence[Column] = (
+        CONDITION,
+        SEED,
+        CANDIDATE,
+        STEPS,
+        GUIDANCE,
+        GUIDED_ABOVE,
+        GUIDED_BELOW,
+        SAMPLER,
+        ETA,
+        DURATION_S,
+    )
     provides: Sequence[Column] = (LATENT,)
 
     def __init__(self, model: Path, device: str = "cpu", max_rows: int = 16):
@@ -65,6 +78,8 @@ class SampleStage:
                 candidate=int(batch[CANDIDATE.name][row]),
                 steps=int(batch[STEPS.name][row]),
                 guidance=float(batch[GUIDANCE.name][row]),
+                guided_above=float(batch[GUIDED_ABOVE.name][row]),
+                guided_below=float(batch[GUIDED_BELOW.name][row]),
                 sampler=batch[SAMPLER.name][row],
                 eta=float(batch[ETA.name][row]),
                 shape=self.spec.latent_shape(float(batch[DURATION_S.name][row])),

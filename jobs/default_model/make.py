@@ -1,4 +1,5 @@
-"""The model that ships, from an ingested dataset: every stage in the paper's order, then one folder in 16-bit floats.
+"""The model that ships, from an ingested dataset: every stage in the paper's order, then one folder in 16-bit floats
+that knows what it learned from.
 
 ray job submit --working-dir . -- python jobs/default_model/make.py --data /data/dataset --out /data/default
 (or without Ray's job server: python jobs/default_model/make.py ...). Hours on two CPU cores. Stopped, the same
@@ -73,10 +74,12 @@ def main() -> None:
             run_stage(name, data, out, start, options.rehearse)
         if not options.only:
             from foley_ray.average import average
+            from foley_ray.evaluation.copies import note_originals
 
             # what `target` gains in its seven classes it loses in the others: the mean of it and `finetune` keeps most of both
             parts = [out / name / "model" for name in ("audio", "decoder", "vocoder", "target", "finetune")]
-            info = average(parts, out / "model", half=True)
+            average(parts, out / "model", half=True)
+            info = note_originals(out / "model", data, shippable_only=True)
             print(f"{out / 'model'}: {info.digest}")
     except FoleyError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

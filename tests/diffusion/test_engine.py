@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foley_ray.config import DiffusionConfig
 from foley_ray.diffusion.engine import SampleRequest, StepEngine, clip_noise
-from foley_ray.diffusion.schedule import Schedule
+from foley_ray.diffusion.schedule import Schedule, dpmpp_levels
 from foley_ray.errors import GenerationError, PromptError
 from foley_ray.models.unet import Denoiser, build_unet
 from foley_ray.presets import tiny
@@ -55,6 +55,7 @@ MIXED = [
     request(seed=7, eta=0.7),
     request(seed=8, shape=(4, 3, 5)),
     request(seed=5, candidate=1, guidance=4.0, steps=3),
+    request(seed=9, guidance=3.0, guided_above=0.3, guided_below=5.0),
 ]
 
 
@@ -85,6 +86,22 @@ def test_guidance_doubles_only_the_rows_that_need_it() -> None:
     net = SmallNet()
     engine(net).run([request(guidance=1.0, steps=2), request(guidance=2.0, steps=2), request(guidance=1.0, steps=2)])
     assert net.rows == [4, 4]
+
+
+def test_guidance_in_an_interval_of_noise_levels_costs_a_second_row_there_alone() -> None:
+    net = SmallNet()
+    levels = [level.sigma / level.alpha for level in dpmpp_levels(SCHEDULE, 6)][:-1]
+    inside = [0.3 <= level <= 5 for level in levels]
+    assert True in inside[1:-1]
+    assert inside[0] is inside[-1] is False
+    engine(net).run([request(guided_above=0.3, guided_below=5.0)])
+    assert net.rows == [1 + here for here in inside]
+
+
+def test_an_interval_of_all_levels_is_plain_guidance_and_of_none_no_guidance() -> None:
+    for limits, plain in (((0.0, 1000.0), {"guidance": 3.0}), ((2000.0, 2000.0), {"guidance": 1.0})):
+        one = request(guidance=3.0, guided_above=limits[0], guided_below=limits[1])
+        np.testing.assert_array_equal(engine().run([one])[0], engine().run([request(**plain)])[0])
 
 
 def test_rows_stay_within_the_bound_and_the_oldest_always_moves() -> None:
@@ -177,6 +194,8 @@ def test_run_raises_and_leaves_the_engine_empty() -> None:
         ({"eta": float("nan"), "sampler": "ddim"}, "eta nan must lie between"),
         ({"steps": 2.5}, "steps 2.5 must be a whole number"),
         ({"guidance": -1.0}, "guidance -1.0"),
+        ({"guided_above": 2.0, "guided_below": 1.0}, "guidance from noise level 2.0 to 1.0"),
+        ({"guided_below": float("nan")}, "guidance from noise level 0.0 to nan"),
         ({"shape": (4, 0, 5)}, "shape"),
         ({"condition_D": np.zeros(DIM + 1, dtype=np.float32)}, r"condition has shape \(9,\), but this model takes \(8,\)"),
         ({"condition_D": np.full(DIM, np.nan, dtype=np.float32)}, "condition holds NaN"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from foley_ray.checkpoint import assemble, load_part, read_info
 from foley_ray.clip import ClipRequest
-from foley_ray.config import ClipSettings, TrainConfig
+from foley_ray.config import MAX_NOISE, ClipSettings, TrainConfig
 from foley_ray.diffusion.engine import clip_noise
 from foley_ray.errors import ModelError, OutputError
 from foley_ray.interchange.diffusers_folder import export_diffusers
@@ -22,7 +22,16 @@ from foley_ray.serving.settings import ServeSettings
 from foley_ray.training.tasks import FinetuneTask
 
 DURATION_S = 0.64  # 16 latent frames of 640 samples at 16 kHz: a multiple of the UNet's stride, which diffusers does not pad to
-SETTINGS = ClipSettings(duration_s=DURATION_S, candidates=1, steps=7, guidance=2.5, sampler="ddim", eta=0.0)
+SETTINGS = ClipSettings(
+    duration_s=DURATION_S,
+    candidates=1,
+    steps=7,
+    guidance=2.5,
+    sampler="ddim",
+    eta=0.0,
+    guided_above=0.0,
+    guided_below=MAX_NOISE,
+)
 
 
 def imported(source: Path, out: Path, clap: Path | None = None) -> Path:

@@ -50,6 +50,7 @@ def test_clips_of_the_official_form(tiny_model: Path, tmp_path: Path) -> None:
     report = write_report(job)
     record = json.loads((job.out / "records" / "dog_bark" / "001.json").read_text())
     assert record["seed"] == 1
+    assert (record["settings"]["guided_above"], record["settings"]["guided_below"]) == (0, 1000)  # everywhere, as the entry was
     assert record["settings"] | {"threshold": 0.3, "guidance": 2.5, "candidates": 3} == record["settings"]
     assert len(record["candidate_scores"]) <= 3 * 2  # redraws are bounded
     assert report["dog_bark"]["clips"] == 2

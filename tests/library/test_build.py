@@ -137,9 +137,10 @@ def test_the_chosen_wave_is_that_of_the_pipeline(unbroken, tiny_model: Path) -> 
     for clip, made in zip(wanted, pipeline.generate(requests), strict=True):
         known = manifest[clip.id]
         np.testing.assert_allclose(known["candidate_scores"], made.scores, atol=1e-4)
-        stored_T = store.wave(clip.id, made.candidate, clip.settings.candidates)
+        stored_T = store.wave(clip.id, made.best.index, clip.settings.candidates)
         np.testing.assert_allclose(stored_T, made.wave_T, atol=1e-4)
-        assert known["candidate"] == made.candidate or np.ptp(sorted(made.scores)[-2:]) < 1e-4
+        assert known["novelty"] == pytest.approx(made.best.novelty, abs=1e-3)
+        assert known["candidate"] == made.best.index or np.ptp(sorted(made.scores)[-2:]) < 1e-4
 
 
 def test_the_catalogue_is_for_machines_spreadsheets_and_people(unbroken, tiny_model: Path) -> None:

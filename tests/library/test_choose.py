@@ -29,12 +29,19 @@ def store(tmp_path: Path):
 
 
 def save(
-    store: Store, one: PlannedClip, waves: list[np.ndarray], scores: list[float], angles: list[float], draw: int = 0
+    store: Store,
+    one: PlannedClip,
+    waves: list[np.ndarray],
+    scores: list[float],
+    angles: list[float],
+    draw: int = 0,
+    novelty: tuple[float, float] = (np.nan, np.nan),
 ) -> None:
     batch = {
         "candidate": [2 * draw, 2 * draw + 1],
         "score": scores,
         "audio_embedding": [unit(a) for a in angles],
+        "novelty": list(novelty),
         "wave": waves,
     }
     store.save_draw(one.id, draw, batch)
@@ -113,6 +120,28 @@ def test_a_low_score_is_rejected(store: Store) -> None:
     one = clip(0, gates=Gates(score=0.5))
     save(store, one, [sound(), sound()], [0.3, 0.4], [0, 1])
     assert chosen(store, one)[0].reason == "its score 0.400 is below 0.5"
+
+
+def test_a_near_copy_of_a_recording_gives_way_and_two_reject_the_clip_unless_the_plan_wants_them(store: Store) -> None:
+    one, two = clip(0), clip(1, max_redraws=0)
+    three = clip(2, max_redraws=0, gates=Gates(similarity=None, novelty=None))
+    save(store, one, [sound(), sound()], [0.9, 0.1], [0, 1], novelty=(0.5, 1.5))
+    for each in (two, three):
+        save(store, each, [sound(), sound()], [0.9, 0.1], [0, 1], novelty=(0.5, 0.7))
+    first, second, third = chosen(store, one, two, three)
+    assert (first.candidate, first.novelty, first.gate) == (1, 1.5, None)
+    assert (second.candidate, second.gate) == (0, "novelty")
+    assert second.reason == "it is nearly a recording that the model learned from: novelty 0.50, below 1"
+    assert (third.candidate, third.gate) == (0, None)
+
+
+def test_two_near_copies_ask_for_another_draw(store: Store) -> None:
+    one = clip(0, max_redraws=1)
+    save(store, one, [sound(), sound()], [0.9, 0.1], [0, 1], novelty=(0.5, 0.7))
+    assert unsettled(one, 1, store)
+    save(store, one, [sound(), sound()], [0.2, 0.1], [0, 1], draw=1, novelty=(2.0, 3.0))
+    assert not unsettled(one, 2, store)
+    assert chosen(store, one)[0].candidate == 2
 
 
 def test_of_near_duplicates_the_first_in_plan_order_stays_and_the_next_takes_another_candidate(store: Store) -> None:

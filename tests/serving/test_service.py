@@ -43,8 +43,9 @@ def assert_same(answer: httpx.Response, clip: Clip) -> None:
     assert answer.status_code == 200, answer.text
     [made] = answer.json()["clips"]
     best = made["candidates"][0]
-    assert (made["seed"], made["passed"], best["index"]) == (clip.request.seed, clip.passed, clip.candidate)
+    assert (made["seed"], made["passed"], best["index"]) == (clip.request.seed, clip.passed, clip.best.index)
     np.testing.assert_allclose(wave_of(best), clip.wave_T, atol=1e-4)
+    assert best["novelty"] == pytest.approx(clip.best.novelty, abs=0.02)
     scores = [item["score"] for item in sorted(made["candidates"], key=lambda item: item["index"])]
     np.testing.assert_allclose(scores, clip.scores, atol=1e-5)
 

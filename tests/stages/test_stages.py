@@ -9,7 +9,7 @@ from foley_ray.checkpoint import load_part, read_info
 from foley_ray.columns import ragged
 from foley_ray.errors import ModelError, PromptError, SourceError
 from foley_ray.stages.condition import ConditionStage
-from foley_ray.stages.rank import RankStage, best_of
+from foley_ray.stages.rank import RankStage
 from foley_ray.stages.sample import SampleStage
 from foley_ray.stages.vocode import VocodeStage
 
@@ -22,6 +22,8 @@ def rows(count: int, **changes) -> dict:
         "seed": [7] * count,
         "steps": [2] * count,
         "guidance": [2.0] * count,
+        "guided_above": [0.3] * count,
+        "guided_below": [5.0] * count,
         "sampler": ["dpmpp-2m"] * count,
         "eta": [0.0] * count,
         "duration_s": [1.0] * count,
@@ -83,11 +85,6 @@ def test_a_sound_scores_best_against_its_own_embedding(tiny_model: Path) -> None
     batch = stage({"wave": ragged(waves), "target": own, "clip_id": [0, 1, 2]})
     np.testing.assert_allclose(batch["score"], 1, atol=1e-5)
     np.testing.assert_allclose(stage.embed(waves[:1]), own[:1], atol=1e-5)
-
-
-def test_best_of_ranks_within_each_clip_and_ties_go_to_the_first() -> None:
-    batch = {"clip_id": ["a", "b", "a", "b", "a"], "candidate": [0, 0, 1, 1, 2], "score": [0.1, 0.9, 0.5, 0.2, 0.5 + 1e-9]}
-    assert best_of(batch) == {"a": 2, "b": 1}
 
 
 def test_target_folders(tiny_model: Path, tmp_path: Path) -> None:
