@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from foley_ray.audio.wave import level
 from foley_ray.checkpoint import ModelInfo, add_originals, read_info
 from foley_ray.data.manifest import load_info
 from foley_ray.errors import DatasetError
@@ -59,4 +58,4 @@ def _windows(rows: Iterable[Recording], spec: AudioSpec, samples: int) -> Iterat
     for row in rows:
         wave_T = row.wave_T if len(row.wave_T) > samples else clip(row.wave_T, spec)[:samples]
         for window_T in windows(wave_T, samples):
-            yield row, level(window_T)  # as training crops are
+            yield row, window_T

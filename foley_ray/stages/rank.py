@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave, sound_files
-from foley_ray.audio.wave import repeat_to
+from foley_ray.audio.wave import level, repeat_to
 from foley_ray.checkpoint import load_part, read_info
 from foley_ray.columns import AUDIO_EMBEDDING, CLIP_ID, NOVELTY, SCORE, TARGET, WAVE, Batch, require
+from foley_ray.config import ClapConfig
 from foley_ray.errors import SourceError
 from foley_ray.originals import Originals
 
@@ -29,6 +30,8 @@ class RankStage:
         self.sample_rate_hz = info.model.audio.sample_rate_hz
         self.window_samples = round(info.model.clap.window_s * self.sample_rate_hz)
         self.clap = load_part(model, "clap").to(self.device)
+        self.prepare = level if isinstance(info.model.clap, ClapConfig) else np.asarray
+        """What was trained here heard crops of one peak, and takes quiet for another sound; published ones hear a wave as is."""
         self.info = info
         self.originals = Originals.load(model, info.originals.digest) if info.originals else None
 
@@ -55,13 +58,14 @@ class RankStage:
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
         """(B, D) unit CLAP embeddings of waves (T,) of any length at the model's rate.
 
-        CLAP hears one window; of a longer wave it hears several, evenly spaced over all of it, and the mean counts.
+        CLAP hears one window; of a longer wave it hears several, evenly spaced over all of it, and the mean counts. Each is
+        brought to the level of training crops, so that how loud a sound is does not count.
         """
         if not waves:
             return np.zeros((0, self.clap.config.embed_dim), dtype=np.float32)
         # windows of all waves, so that clips of different durations share a batch
         heard = [windows(wave_T, self.window_samples) for wave_T in waves]
-        window_NT = np.concatenate(heard).astype(np.float32)
+        window_NT = np.stack([self.prepare(window_T) for window_T in np.concatenate(heard).astype(np.float32)])
         embedded = []
         for start in range(0, len(window_NT), MAX_ROWS):
             wave_BT = torch.from_numpy(window_NT[start : start + MAX_ROWS]).to(self.device)

@@ -35,6 +35,12 @@ def test_embeddings_are_unit_and_none_depends_on_its_batch(rank: RankStage, dura
         np.testing.assert_allclose(rank.embed([wave_T])[0], together_D, atol=1e-5)
 
 
+def test_how_loud_a_sound_is_does_not_count(rank: RankStage) -> None:
+    wave_T = 0.9 * np.random.default_rng(3).standard_normal(20_000).clip(-1, 1).astype(np.float32)
+    np.testing.assert_allclose(*rank.embed([wave_T, wave_T / 50]), atol=1e-4)
+    assert np.isfinite(rank.embed([np.zeros(20_000, dtype=np.float32)])).all()
+
+
 def test_whole_windows_of_one_sound_are_that_sound(rank: RankStage) -> None:
     second_T = noise(1.0, 4)
     np.testing.assert_allclose(*rank.embed([second_T, np.tile(second_T, 3)]), atol=1e-5)
