@@ -31,7 +31,7 @@ class RankStage:
         self.window_samples = round(info.model.clap.window_s * self.sample_rate_hz)
         self.clap = load_part(model, "clap").to(self.device)
         self.prepare = level if isinstance(info.model.clap, ClapConfig) else np.asarray
-        """What was trained here heard crops of one peak, and takes quiet for another sound; published ones hear a wave as is."""
+        """What was trained here heard crops of one peak, and takes quiet for another sound; published ones hear waves as is."""
         self.info = info
         self.originals = Originals.load(model, info.originals.digest) if info.originals else None
 
