@@ -15,7 +15,7 @@ SHOWN = 3
 """Clips of a category that are listed."""
 ROW_STEP_S = {"tiny": 0.002, "default": 0.034}
 """Seconds of one core that a step of one UNet row takes, with its share of vocoding, for each 4 s of sound (measured)."""
-GUIDED_SHARE = 0.3
+GUIDED_SHARE = 0.45
 """Of 20 steps those within the usual interval of guidance, which cost a second row."""
 
 

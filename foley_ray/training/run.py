@@ -32,7 +32,8 @@ from foley_ray.errors import ConfigError, OutputError, TrainingError
 from foley_ray.jobfile import TrainJob
 from foley_ray.presets import Preset
 from foley_ray.training.loop import MANIFEST_FILE, check_whole
-from foley_ray.training.tasks import TASK_CLASSES, segment_length
+from foley_ray.training.tasks import TASK_CLASSES
+from foley_ray.training.tasks.segments import segment_length
 
 CHECKPOINTS = "ray"
 RAY_LIST = "checkpoint_manager_snapshot.json"

@@ -11,7 +11,11 @@ from foley_ray.audio.mel import LOG_MEL_MAX, LOG_MEL_MIN, LogMel, griffin_lim
 from foley_ray.diffusion.engine import SampleRequest, StepEngine
 from foley_ray.models.vae import decode, encode
 from foley_ray.training.loop import Batch
-from foley_ray.training.tasks import ClapTask, DiffusionTask, TrainingTask, VaeTask, VocoderTask
+from foley_ray.training.tasks.base import TrainingTask
+from foley_ray.training.tasks.clap import ClapTask
+from foley_ray.training.tasks.diffusion import DiffusionTask
+from foley_ray.training.tasks.vae import VaeTask
+from foley_ray.training.tasks.vocoder import VocoderTask
 
 ROWS = 4
 STEPS = 20

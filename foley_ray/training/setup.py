@@ -7,7 +7,8 @@ from foley_ray.data.cache import cached_stream, is_cache
 from foley_ray.data.dataset import TrainingStream, training_stream
 from foley_ray.errors import ConfigError
 from foley_ray.training.run import Run
-from foley_ray.training.tasks import TASK_CLASSES, TrainingTask
+from foley_ray.training.tasks import TASK_CLASSES
+from foley_ray.training.tasks.base import TrainingTask
 
 
 def open_stream(run: Run) -> TrainingStream:

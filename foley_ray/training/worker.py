@@ -51,7 +51,7 @@ from foley_ray.training.run import (
 from foley_ray.training.samples import samples
 from foley_ray.training.setup import build_task, open_stream
 from foley_ray.training.sharding import fsdp_plugin
-from foley_ray.training.tasks import TrainingTask
+from foley_ray.training.tasks.base import TrainingTask
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 """What the system says of a disk that is full or closed to us, whichever file was being written: checkpoint, metrics, rows."""

@@ -19,7 +19,7 @@ from foley_ray.pipeline import Pipeline
 from foley_ray.presets import preset
 from foley_ray.serving.app import build_app
 from foley_ray.serving.settings import ServeSettings
-from foley_ray.training.tasks import FinetuneTask
+from foley_ray.training.tasks.diffusion import FinetuneTask
 
 DURATION_S = 0.64  # 16 latent frames of 640 samples at 16 kHz: a multiple of the UNet's stride, which diffusers does not pad to
 SETTINGS = ClipSettings(

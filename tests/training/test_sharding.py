@@ -13,7 +13,7 @@ from foley_ray.jobfile import TrainJob
 from foley_ray.presets import tiny
 from foley_ray.training.loop import Phase, Trainer
 from foley_ray.training.run import Run
-from foley_ray.training.tasks import VaeTask
+from foley_ray.training.tasks.vae import VaeTask
 
 CONFIG = TrainConfig(steps=4, batch_size=4, accumulate=2, lr=1e-2, ema_decay=0.5, weight_decay=0.01)
 

@@ -12,7 +12,9 @@ from foley_ray.errors import ConfigError
 from foley_ray.models.clap import load_clap
 from foley_ray.presets import tiny
 from foley_ray.training.loop import Trainer
-from foley_ray.training.tasks import TASK_CLASSES, TrainingTask, loud_segment, segment_length
+from foley_ray.training.tasks import TASK_CLASSES
+from foley_ray.training.tasks.base import TrainingTask
+from foley_ray.training.tasks.segments import loud_segment, segment_length
 
 
 def batch(model: ModelConfig) -> dict:
