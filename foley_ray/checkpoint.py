@@ -170,11 +170,6 @@ def check_fit(info: ModelInfo, where: Path) -> None:
                     f"parts of {where} do not fit each other: {name} was trained with {other} {digest}, but {other} here is "
                     f"{info.parts[other].digest}; train {name} again or use the {other} it was made for"
                 )
-    if info.originals and "clap" in info.parts and info.originals.clap != info.parts["clap"].digest:
-        raise ModelError(
-            f"originals of {where} were heard by clap {info.originals.clap}, but clap here is {info.parts['clap'].digest}; "
-            "make them again with foley originals"
-        )
 
     tuning, unet = info.parts.get("tuning"), info.parts.get("unet")
     if tuning and unet and tuning.training != unet.training:
@@ -263,8 +258,10 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path], hal
     """Write a model folder from modules, or from part folders to copy; replaces one that is there.
 
     Everything is written to a temporary name beside `out`, foley.json last, and then renamed: the folder is whole or absent.
-    Digests in `info` are filled in for modules. Raises OutputError if the place cannot be written.
+    Digests in `info` are filled in for modules. A new folder knows no originals. Raises OutputError if the place cannot be
+    written.
     """
+    info = info.model_copy(update={"originals": None})
     if out.exists() and not (out / INFO_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and is no model folder; choose another place, nothing there was touched")
     temporary = out.with_name(f".{out.name}.{uuid4().hex[:8]}")
@@ -338,14 +335,31 @@ def assemble(sources: Sequence[Path], out: Path, half: bool = False) -> ModelInf
 
 def add_originals(folder: Path, originals: Originals, dataset: str) -> ModelInfo:
     """Give a model folder what its CLAP heard in the recordings of a dataset (its digest); replaces what it had."""
-    info = read_info(folder, needs=("clap",))
+    info = read_info(folder, needs=("clap",)).model_copy(update={"originals": None})
+    _write_info(folder, info)  # who is killed here leaves a model without originals, not one whose file is another
     known = OriginalsInfo(
         digest=originals.save(folder), clap=info.parts["clap"].digest, dataset=dataset, rows=len(originals.limit_N)
     )
     info = info.model_copy(update={"originals": known})
+    _write_info(folder, info)
+    return info
+
+
+def read_originals(folder: Path, info: ModelInfo) -> Originals | None:
+    """What a model holds of the recordings it learned from, if anything. Raises ModelError where that is damaged."""
+    if info.originals is None:
+        return None
+    if info.originals.clap != info.parts["clap"].digest:
+        raise ModelError(
+            f"originals of {folder} were heard by clap {info.originals.clap}, but clap here is {info.parts['clap'].digest}; "
+            "make them again with foley originals"
+        )
+    return Originals.load(folder, info.originals.digest)
+
+
+def _write_info(folder: Path, info: ModelInfo) -> None:
     with replacing(folder / INFO_FILE) as temporary:
         temporary.write_text(info.model_dump_json(indent=1))
-    return info
 
 
 def _halve(folder: Path) -> None:

@@ -301,8 +301,8 @@ def generate(
     candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = USUAL.candidates,
     steps: Annotated[int, typer.Option(help="sampling steps")] = USUAL.steps,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = USUAL.guidance,
-    guided_above: Annotated[float, typer.Option(help="noise level (sigma over alpha) from which on")] = USUAL.guided_above,
-    guided_below: Annotated[float, typer.Option(help="and up to which guidance works")] = USUAL.guided_below,
+    guided_above: Annotated[float, typer.Option(help="lowest sigma over alpha at which guidance works")] = USUAL.guided_above,
+    guided_below: Annotated[float, typer.Option(help="highest one; 1000 is all of them")] = USUAL.guided_below,
     sampler: Annotated[str, typer.Option(help=" | ".join(SAMPLERS))] = USUAL.sampler,
     eta: Annotated[float, typer.Option(help="noise put back at each step, 0 to 1")] = USUAL.eta,
     duration: Annotated[float, typer.Option(help="seconds, 0.5 to 30")] = USUAL.duration_s,
@@ -310,7 +310,7 @@ def generate(
     threshold: Annotated[
         str | None, typer.Option(help="score below which candidates are drawn again, or FILE:CLASS of `foley calibrate`")
     ] = None,
-    max_redraws: Annotated[int, typer.Option(help="how often at most")] = USUAL.max_redraws,
+    max_redraws: Annotated[int, typer.Option(help="how often at most, for a threshold or near copies")] = USUAL.max_redraws,
     targets: Annotated[Path | None, typer.Option(help="folder of sounds: each clip is chosen against one of them")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:

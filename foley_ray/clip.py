@@ -94,13 +94,16 @@ class Clip:
 
     @property
     def passed(self) -> bool:
-        """False if no candidate reached the threshold within the allowed redraws; the best is then the best there was."""
+        """Whether the best candidate reached the threshold; if not, only near copies did, or none."""
         return passes(self.request.settings, self.score)
 
     @property
     def warnings(self) -> list[str]:
         """What to tell who gets this clip."""
-        copied = f"nearly a recording that the model learned from, as was every candidate: novelty {self.best.novelty:.2f}"
+        copied = (
+            f"seed {self.request.seed}: this sound is nearly a recording that the model learned from (novelty "
+            f"{self.best.novelty:.2f}, below {NEAR_COPY:g}), and so was every candidate"
+        )
         return [*([self.doubt] if self.doubt else []), *([copied] if self.best.copied else [])]
 
     @property

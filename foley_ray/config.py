@@ -246,7 +246,7 @@ class ClipSettings(Settings):
     sampler: Sampler = "dpmpp-2m"
     eta: float = Field(1.0, ge=0.0, le=1.0, description="noise put back at each step, of which the paper has 1; 0 is none")
     threshold: float | None = Field(None, ge=-1.0, le=1.0, description="score below which another draw is made")
-    max_redraws: int = Field(3, ge=0, le=100)
+    max_redraws: int = Field(3, ge=0, le=100, description="draws more at most, for the threshold or where all are near copies")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -17,15 +17,17 @@ from typing import Self
 
 import numpy as np
 
-from foley_ray.errors import DatasetError, ModelError
+from foley_ray.errors import ModelError
 
 ORIGINALS_FILE = "originals.safetensors"
 PERCENTILE = 1.0
 """Of the distances between each recording and its nearest other one: the same limit that `foley score` counts copies by."""
-FAR = 0.05
-"""No near copy is so far, whatever a class says of whose few recordings none is like another."""
+FAR, SAME = 0.05, 0.002
+"""No near copy is farther, whatever a class says of whose few recordings none is like another; nearer are two names of one."""
 NEAR_COPY = 1.0
 """Novelty below which a candidate is passed over."""
+BLOCK = 1024
+"""Rows whose distances are worked out together."""
 
 
 @dataclass(frozen=True)
@@ -37,31 +39,31 @@ class Originals:
 
     def novelty(self, embedding_D: np.ndarray) -> float:
         """Distance to the nearest original over its limit: below 1 it is nearer than real recordings are to each other."""
-        return float(((1 - self.embedding_ND @ embedding_D) / self.limit_N).min())
+        distance_N = (1 - self.embedding_ND @ embedding_D).clip(min=0)
+        return float((distance_N / self.limit_N).min())
 
     @classmethod
     def of(cls, embedding_ND: np.ndarray, recordings: Sequence[str], classes: Sequence[str]) -> Self:
         """From unit embeddings with the recording and the class of each.
 
-        A class with a single recording is measured by all of them. Raises DatasetError if there is but one recording.
+        A class with a single recording is measured by all other classes, and a lone recording by nothing: only what is the same
+        then counts as a copy.
         """
-        if len(set(recordings)) < 2:
-            raise DatasetError(f"{len(set(recordings))} recording has no other to measure by; originals need at least 2")
-        recording_N, class_N = np.asarray(recordings), np.asarray(classes)
-        nearest_N = np.array(
-            [
-                (1 - embedding_ND[class_N == kind][recording_N[class_N == kind] != recording] @ embedding_D).min(initial=np.inf)
-                for embedding_D, recording, kind in zip(embedding_ND, recording_N, class_N, strict=True)
-            ]
-        )
+        _, recording_N = np.unique(np.asarray(recordings), return_inverse=True)
+        class_N = np.asarray(classes)
+        nearest_N = np.full(len(embedding_ND), np.inf)
+        for kind in np.unique(class_N):
+            (rows,) = np.nonzero(class_N == kind)
+            for start in range(0, len(rows), BLOCK):
+                some = rows[start : start + BLOCK]
+                distance_KN = 1 - embedding_ND[some] @ embedding_ND[rows].T
+                distance_KN[recording_N[some][:, None] == recording_N[rows]] = np.inf
+                nearest_N[some] = distance_KN.min(axis=1)
         known_N = np.isfinite(nearest_N)
-        if not known_N.any():
-            raise DatasetError("every class has a single recording, so there is nothing to measure by; leave the classes out")
-        limit_N = np.full(len(nearest_N), np.percentile(nearest_N[known_N], PERCENTILE))
+        limit_N = np.full(len(nearest_N), np.percentile(nearest_N[known_N], PERCENTILE) if known_N.any() else SAME)
         for kind in np.unique(class_N[known_N]):
             limit_N[class_N == kind] = np.percentile(nearest_N[known_N & (class_N == kind)], PERCENTILE)
-        # recordings that are there twice under two names have no distance at all
-        return cls(embedding_ND, limit_N.clip(1e-6, FAR).astype(np.float32))
+        return cls(embedding_ND, limit_N.clip(SAME, FAR).astype(np.float32))
 
     @classmethod
     def load(cls, model: Path, digest: str) -> Self:
@@ -73,7 +75,8 @@ class Originals:
         try:
             data = path.read_bytes()
             found = load(data)
-            originals = cls(found["embedding_ND"].astype(np.float32), found["limit_N"])
+            embedding_ND = found["embedding_ND"].astype(np.float32)
+            originals = cls(embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True), found["limit_N"])
         except (OSError, KeyError, SafetensorError) as error:
             raise ModelError(f"{path} cannot be read ({error}); make it again with foley originals") from None
         if _digest(data) != digest:

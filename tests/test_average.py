@@ -44,6 +44,8 @@ def test_what_is_the_same_or_there_once_is_taken_as_it_is(tiny_model: Path, tmp_
     for name in ("clap", "vae", "vocoder"):
         assert info.parts[name].digest == known.parts[name].digest
     assert load_part(tmp_path / "mean", "unet") is not None
+    assert known.originals
+    assert info.originals is None  # a new folder was never given them
 
 
 @pytest.mark.parametrize("change", ["widths", "scale"])

@@ -45,8 +45,8 @@ def score(
     candidates: Annotated[int, typer.Option(help="candidates per clip, of which the best is kept")] = USUAL.candidates,
     steps: Annotated[int, typer.Option(help="sampling steps")] = USUAL.steps,
     guidance: Annotated[float, typer.Option(help="classifier-free guidance; 1 is none")] = USUAL.guidance,
-    guided_above: Annotated[float, typer.Option(help="noise level (sigma over alpha) from which on")] = USUAL.guided_above,
-    guided_below: Annotated[float, typer.Option(help="and up to which guidance works")] = USUAL.guided_below,
+    guided_above: Annotated[float, typer.Option(help="lowest sigma over alpha at which guidance works")] = USUAL.guided_above,
+    guided_below: Annotated[float, typer.Option(help="highest one; 1000 is all of them")] = USUAL.guided_below,
     eta: Annotated[float, typer.Option(help="noise put back at each step, 0 to 1")] = USUAL.eta,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of each class's first clip")] = 0,
 ) -> None:

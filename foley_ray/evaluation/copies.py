@@ -10,10 +10,10 @@ import numpy as np
 from foley_ray.checkpoint import ModelInfo, add_originals, read_info
 from foley_ray.data.manifest import load_info
 from foley_ray.errors import DatasetError
-from foley_ray.evaluation.recordings import Recording, clip, stream_recordings
+from foley_ray.evaluation.recordings import Recording, check_rate_and_classes, clip, stream_recordings
 from foley_ray.originals import Originals
 from foley_ray.spec import AudioSpec
-from foley_ray.stages.rank import RankStage, windows
+from foley_ray.stages.rank import RankStage, audible
 
 GROUP_WINDOWS = 64
 
@@ -27,21 +27,21 @@ def note_originals(
 ) -> ModelInfo:
     """Write MODEL/originals.safetensors from those of the dataset's `train` rows that it learned from; foley.json says so.
 
-    Short events are heard as all judges hear them (recordings.clip), longer recordings window after window. The model's digest
-    changes, for best-of-n chooses otherwise from now on. `progress` is told how many windows were heard. Raises ModelError for
-    a model whose CLAP does not hear, DatasetError for a dataset at another rate or without such rows.
+    Short events are heard as all judges hear them (recordings.clip), longer recordings stretch after stretch. The model's
+    digest changes, for best-of-n chooses otherwise from now on. `progress` is told how many stretches were heard. Raises
+    ModelError for a model whose CLAP does not hear, DatasetError for a dataset at another rate, or without these classes or
+    such rows.
     """
     info = read_info(model, needs=("clap",)).require_ranker("know a copy")
-    spec, rate_hz = info.model.audio, load_info(dataset).sample_rate_hz
-    if rate_hz != spec.sample_rate_hz:
-        raise DatasetError(f"dataset {dataset} is at {rate_hz} Hz, the model at {spec.sample_rate_hz} Hz; ingest again")
+    spec, known = info.model.audio, load_info(dataset)
+    check_rate_and_classes(dataset, known, spec, classes)
 
     def wanted(row: dict[str, Any]) -> bool:
         return row["split"] == "train" and (row["shippable"] or not shippable_only) and (not classes or row["class"] in classes)
 
-    rank = RankStage(model)
+    rank = RankStage(model, originals=False)
     embedded, recordings, names = [], [], []
-    heard = _windows(stream_recordings(dataset, wanted), spec, rank.window_samples)
+    heard = _stretches(stream_recordings(dataset, wanted), spec, min(rank.window_samples, spec.clip_samples))
     while group := list(islice(heard, GROUP_WINDOWS)):
         embedded.append(rank.embed([wave_T for _, wave_T in group]))
         recordings += [row.recording for row, _ in group]
@@ -50,12 +50,15 @@ def note_originals(
     if not embedded:
         raise DatasetError(f"dataset {dataset} has no such rows of split 'train'; look at its classes and licences")
     originals = Originals.of(np.concatenate(embedded), recordings, names)
-    return add_originals(model, originals, load_info(dataset).digest)
+    return add_originals(model, originals, known.digest[:16])
 
 
-def _windows(rows: Iterable[Recording], spec: AudioSpec, samples: int) -> Iterator[tuple[Recording, np.ndarray]]:
-    """Each stretch (T,) of each recording that CLAP hears at a time."""
+def _stretches(rows: Iterable[Recording], spec: AudioSpec, samples: int) -> Iterator[tuple[Recording, np.ndarray]]:
+    """Of each recording what a clip may be a copy of: half-overlapping stretches (T,), without those that are nearly silent."""
     for row in rows:
-        wave_T = row.wave_T if len(row.wave_T) > samples else clip(row.wave_T, spec)[:samples]
-        for window_T in windows(wave_T, samples):
-            yield row, window_T
+        if len(row.wave_T) <= samples:
+            yield row, clip(row.wave_T, spec)[:samples]
+            continue
+        starts = [*range(0, len(row.wave_T) - samples, samples // 2), len(row.wave_T) - samples]
+        for stretch_T in audible(np.stack([row.wave_T[start : start + samples] for start in starts])):
+            yield row, stretch_T

@@ -27,7 +27,7 @@ class ClapEncoder:
     """A model folder's CLAP. Raises ModelError if it has none."""
 
     def __init__(self, model: Path):
-        self._audio, self._text = RankStage(model), ConditionStage(model)
+        self._audio, self._text = RankStage(model, originals=False), ConditionStage(model)
 
     def sounds(self, wave_NT: np.ndarray) -> np.ndarray:
         """(N, D) unit embeddings."""

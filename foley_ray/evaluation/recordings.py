@@ -15,7 +15,7 @@ import soundfile as sf
 
 from foley_ray.audio.wave import fit, level, repeat_to
 from foley_ray.data.augment import SHORT_S
-from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
+from foley_ray.data.manifest import DATA_FOLDER, DatasetInfo, Split, load_info
 from foley_ray.errors import DatasetError
 from foley_ray.spec import AudioSpec
 
@@ -42,7 +42,12 @@ def read_recordings(dataset: Path, spec: AudioSpec, classes: Collection[str] | N
 
     Raises DatasetError if the dataset is missing, damaged, at another rate than `spec`, or lacks one of the classes.
     """
-    info = load_info(dataset)
+    check_rate_and_classes(dataset, load_info(dataset), spec, classes)
+    return list(stream_recordings(dataset, lambda row: row["class"] and (classes is None or row["class"] in classes)))
+
+
+def check_rate_and_classes(dataset: Path, info: DatasetInfo, spec: AudioSpec, classes: Collection[str] | None) -> None:
+    """Raise DatasetError if the dataset is at another rate than `spec`, or lacks one of the classes."""
     if info.sample_rate_hz != spec.sample_rate_hz:
         raise DatasetError(
             f"dataset {dataset} is at {info.sample_rate_hz} Hz, the model at {spec.sample_rate_hz} Hz; ingest again"
@@ -52,7 +57,6 @@ def read_recordings(dataset: Path, spec: AudioSpec, classes: Collection[str] | N
         raise DatasetError(
             f"dataset {dataset} has no class {', '.join(missing)}; it has {', '.join(info.classes) or 'no classes'}"
         )
-    return list(stream_recordings(dataset, lambda row: row["class"] and (classes is None or row["class"] in classes)))
 
 
 def stream_recordings(dataset: Path, wanted: Callable[[dict[str, Any]], bool]) -> Iterator[Recording]:

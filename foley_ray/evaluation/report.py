@@ -84,7 +84,7 @@ def distance_rows(report: Numbers) -> Rows:
                 name,
                 f"{_interval(space['kad'])} ({_number(space['kad_train']) or 'unknown'})",
                 f"{_number(space['diversity'])} ({_number(space['diversity_real'])})",
-                *(_memorised(made["novelty"][measure].get("like_for_like")) for measure in ("mel", "clap")),
+                *(_memorised(made["novelty"].get(measure, {}).get("like_for_like")) for measure in ("mel", "clap")),
             ]
         )
     return rows

@@ -37,7 +37,9 @@ def run(
     spec = info.model.audio
     judge = judge_for(data, spec, tuple(wordings), classifier or out / "classifier", kin or {}, progress)
     rows = read_recordings(data, spec, wordings)
-    real = {name: Real.of([row for row in rows if row.class_name == name], spec) for name in wordings}
+    learned = info.parts["unet"].training if "unet" in info.parts else {}
+    shippable_only = bool(learned.get("shippable_only"))
+    real = {name: Real.of([row for row in rows if row.class_name == name], spec, shippable_only) for name in wordings}
     report, made, rebuilt = score(model, real, wordings, judge, out, count, seed, settings, whole, progress)
     write_report(out, report, made, real, rebuilt, spec)
     return report

@@ -43,16 +43,19 @@ class Real:
     train_recordings: np.ndarray
     eval_NT: np.ndarray
     eval_recordings: np.ndarray
+    learned_N: np.ndarray
+    """Whether the model learned from the train clip: what it never heard it cannot have copied."""
 
     @classmethod
-    def of(cls, rows: Sequence[Recording], spec: AudioSpec) -> "Real":
-        """Both splits of one class."""
+    def of(cls, rows: Sequence[Recording], spec: AudioSpec, shippable_only: bool = False) -> "Real":
+        """Both splits of one class. `shippable_only`: the model that is judged learned from such rows alone."""
         train, held = ([row for row in rows if row.split == split] for split in ("train", "eval"))
         return cls(
             clips([row.wave_T for row in train], spec),
             np.array([row.recording for row in train]),
             clips([row.wave_T for row in held], spec),
             np.array([row.recording for row in held]),
+            np.array([row.shippable or not shippable_only for row in train], dtype=bool),
         )
 
     def reference(self, most: int | None = None) -> np.ndarray:
@@ -183,7 +186,7 @@ def _against(made_ND: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], rea
 
 
 def novelty(wave_NT: np.ndarray, real: Real, clap: ClapEncoder, spec: AudioSpec) -> Numbers:
-    """Nearest training clips, by CLAP and by mel picture, against two limits; held-out real clips as the control.
+    """Nearest clips that the model learned from, by CLAP and by mel picture, against two limits; held-out ones as the control.
 
     `like_for_like`: the first percentile of each real clip's distance to the nearest clip of another recording. `pairs`: that
     of all pairs of different recordings. The nearest of n clips is nearer than a pair at random, so many real clips that no
@@ -196,13 +199,17 @@ def novelty(wave_NT: np.ndarray, real: Real, clap: ClapEncoder, spec: AudioSpec)
         "mel": tuple(shape_distance(x, train_NFM) for x in (mel_NFM, eval_NFM, train_NFM)),
     }
     other = real.train_recordings[:, None] != real.train_recordings[None]
+    learned = np.flatnonzero(real.learned_N)
     numbers: Numbers = {}
-    for measure, (made, held, within) in distances.items():
+    for measure, (to_made, to_held, within) in distances.items():
+        if not len(learned):  # nothing of this class: nothing to copy
+            continue
+        made, held = to_made[:, learned], to_held[:, learned]
         nearest_other = np.where(other, within, np.inf).min(axis=1)
         numbers[measure] = {
             "nearest_median": float(np.median(made.min(axis=1))),
             "nearest_median_real": float(np.median(held.min(axis=1))),
-            "nearest_train_clip": [int(i) for i in made.argmin(axis=1)],
+            "nearest_train_clip": [int(i) for i in learned[made.argmin(axis=1)]],
         }
         limits = {"like_for_like": nearest_other[np.isfinite(nearest_other)], "pairs": within[other]}
         for rule, values in limits.items():

@@ -60,6 +60,7 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     from foley_ray.data.cache import run_job as make_cache
     from foley_ray.data.ingest import IngestSettings, ingest, summary
     from foley_ray.data.manifest import INFO_FILE, load_info
+    from foley_ray.evaluation.copies import note_originals
     from foley_ray.training.progress import progress_line
     from foley_ray.training.run import Run
     from foley_ray.training.worker import train
@@ -94,7 +95,9 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
         use_gpu=wish.gpu,
     )
     train(run, lambda metrics: say(f"finetune  {progress_line(metrics)}"))
-    return assemble([model, out / "finetune" / "model"], out / "model")
+    made = assemble([model, out / "finetune" / "model"], out / "model")
+    # a few recordings are soon learned by heart; those of the given model, which it may copy as well, are not at hand
+    return note_originals(out / "model", dataset) if info.can_rank else made
 
 
 def plan(wish: Wish, info: ModelInfo) -> tuple[Preset, TrainConfig]:

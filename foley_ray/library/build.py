@@ -1,8 +1,9 @@
 """A plan -> a library: Ray Data streams clips through an actor pool per stage; what is made is kept, then delivered.
 
-A run: make what is missing, one round for the first draw and one for each redraw that a threshold asks for; choose, in plan
-order, over everything that is stored; deliver what is not there yet; catalogue; manifest, last. Every file is whole or absent,
-and a function of the plan, its target sounds and the model: a run that was killed anywhere is gone on with by the next.
+A run: make what is missing, one round for the first draw and one for each redraw that a threshold or near copies ask for;
+choose, in plan order, over everything that is stored; deliver what is not there yet; catalogue; manifest, last. Every file is
+whole or absent, and a function of the plan, its target sounds and the model: a run that was killed anywhere is gone on with by
+the next.
 """
 
 import os

@@ -59,7 +59,7 @@ class Gates(Settings):
     clipped: float | None = Field(0.001, ge=0, le=1, description="share of samples at full scale")
     dc: float | None = Field(0.02, ge=0, le=1, description="mean of the wave, of full scale")
     score: float | None = Field(None, ge=-1, le=1, description="lowest CLAP score")
-    novelty: float | None = Field(NEAR_COPY, ge=0, description="distance to what the model learned from, where it knows that")
+    novelty: float | None = Field(NEAR_COPY, ge=0, description="below 1 is a near copy of a recording; null delivers them")
     similarity: float | None = Field(0.995, ge=-1, le=1, description="cosine to an earlier clip of the same CatID")
 
 

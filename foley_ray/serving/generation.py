@@ -50,7 +50,8 @@ class Generation:
         """Raises BadRequest, and what Graph.clips raises."""
         body.check(self.limits)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
-        requests = [ClipRequest(body.prompt, (seed + index) % (MAX_SEED + 1), body.settings()) for index in range(body.n)]
+        settings = body.settings(self.limits)
+        requests = [ClipRequest(body.prompt, (seed + index) % (MAX_SEED + 1), settings) for index in range(body.n)]
         clips = await self.graph.clips(requests, body.all_candidates, on_progress)
         encoding = Encoding(body.format)
         return GenerateResponse(
@@ -58,7 +59,7 @@ class Generation:
             created=int(time.time()),
             model=self.info.digest,
             prompt=body.prompt,
-            settings=body.settings(),
+            settings=settings,
             format=body.format,
             media_type=encoding.media_type,
             sample_rate_hz=OUTPUT_RATE_HZ,
@@ -90,7 +91,7 @@ class Generation:
         """`response: audio` of the native route."""
         body.check(self.limits)
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
-        return await self.sound(ClipRequest(body.prompt, seed, body.settings()), Encoding(body.format))
+        return await self.sound(ClipRequest(body.prompt, seed, body.settings(self.limits)), Encoding(body.format))
 
     async def sound_generation(self, body: SoundGenerationBody, output_format: str) -> Sound:
         """ElevenLabs' route: best of the default number of candidates."""
@@ -105,6 +106,7 @@ class Generation:
             loop=body.loop,
             candidates=min(USUAL.candidates, self.limits.candidates),  # the body has no field in which to ask for less
             steps=min(USUAL.steps, self.limits.steps),
+            max_redraws=min(USUAL.max_redraws, self.limits.redraws),
         )
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         return await self.sound(ClipRequest(body.text, seed, settings), encoding)

@@ -123,8 +123,7 @@ class Graph:
         candidates: list[Candidate] = []
         doubt: str | None = None
         started = time.monotonic()
-        # a body without a threshold may say what it likes of redraws: what it does not mean is not checked
-        for draw in range(min(request.settings.max_redraws, self.settings.limits.redraws) + 1):
+        for draw in range(request.settings.max_redraws + 1):
             if draw:
                 self.metrics.redraws.inc()
             drawn, doubt = await self._draw(request, draw, keep_all, on_progress)

@@ -3,7 +3,7 @@
 foley_stage_seconds, foley_stage_batch_requests    condition, vocode, rank: one call, and how many clips it served
 foley_sample_step_seconds, _steps, _candidates     one call of the denoiser; calls; candidates that shared the last one
 foley_clip_seconds, foley_clip_score               of each finished clip, redraws included
-foley_redraws, foley_retries, foley_refused        draws for a threshold; draws repeated after a lost replica; answers 429
+foley_redraws, foley_retries, foley_refused        draws beyond the first; draws repeated after a lost replica; answers 429
 """
 
 import time
@@ -56,7 +56,7 @@ class ClipMetrics:
     def __init__(self) -> None:
         self._seconds = Histogram("foley_clip_seconds", "from request to ranked clip", boundaries=SECONDS)
         self._score = Histogram("foley_clip_score", "CLAP score of the best candidate", boundaries=SCORES)
-        self.redraws = Counter("foley_redraws", "draws made because no candidate reached the threshold")
+        self.redraws = Counter("foley_redraws", "draws made because none reached the threshold, or all were near copies")
         self.retries = Counter("foley_retries", "draws begun again after a replica was lost")
         self.refused = Counter("foley_refused", "requests answered 429 because too much was waiting")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,6 +106,7 @@ def _audio(sound: Sound, generation: Generation) -> Response:
             "X-Foley-Seed": str(sound.clip.request.seed),
             "X-Foley-Candidate": str(best.index),
             "X-Foley-Score": f"{best.score:.6f}",
+            **({} if math.isnan(best.novelty) else {"X-Foley-Novelty": f"{best.novelty:.2f}"}),
             "X-Foley-Passed": str(sound.clip.passed).lower(),
             "X-Foley-Model": generation.info.digest,
             # header values are Latin-1

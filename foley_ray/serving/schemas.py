@@ -57,9 +57,10 @@ class GenerateBody(ClipSettings):
     all_candidates: bool = Field(False, description="send the audio of every candidate, not only of the best")
     stream: bool = Field(False, description="server-sent events: `progress` as it goes, then `result` or `error`")
 
-    def settings(self) -> ClipSettings:
-        """The part that says how a clip is made."""
-        return ClipSettings(**{name: getattr(self, name) for name in ClipSettings.model_fields})
+    def settings(self, limits: Limits) -> ClipSettings:
+        """The part that says how a clip is made; what was not asked for is within what this service allows."""
+        asked = {name: getattr(self, name) for name in ClipSettings.model_fields}
+        return ClipSettings(**asked | {"max_redraws": min(self.max_redraws, limits.redraws)})
 
     def check(self, limits: Limits) -> None:
         """Raise BadRequest for what this service does not allow."""
@@ -67,7 +68,7 @@ class GenerateBody(ClipSettings):
         within(self.n, limits.clips, "n")
         within(self.candidates, limits.candidates, "candidates")
         within(self.steps, limits.steps, "steps")
-        if self.threshold is not None:
+        if "max_redraws" in self.model_fields_set:
             within(self.max_redraws, limits.redraws, "max_redraws")
         if self.response == "audio" and (self.n > 1 or self.all_candidates or self.stream):
             raise BadRequest("response 'audio' is one sound: leave out n, all_candidates and stream, or ask for 'json'")
@@ -92,17 +93,17 @@ class CandidateBody(BaseModel):
     score: float = Field(description="cosine between the CLAP embeddings of the sound and of the prompt")
     novelty: float | None = Field(
         None,
-        description="distance to the nearest recording that the model learned from, over what real ones hardly come nearer to "
-        "each other than; null where the model knows none",
+        description="distance to the nearest recording that the model learned from: below 1 it is nearer than real recordings "
+        "are to each other, a near copy; null where the model does not know its recordings",
     )
     audio: str | None = Field(None, description="base64 of a sound file; absent where only the best was asked for")
 
 
 class ClipBody(BaseModel):
-    """One clip: its candidates, best first."""
+    """One clip: its candidates, best first, and after all others those that are near copies."""
 
     seed: int
-    passed: bool = Field(description="false: no candidate reached the threshold within the allowed redraws")
+    passed: bool = Field(description="false: the best candidate is below the threshold, also after the allowed redraws")
     candidates: list[CandidateBody]
 
 

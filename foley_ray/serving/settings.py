@@ -125,7 +125,7 @@ class VocodeSettings(BatchedSettings):
 
 
 class RankSettings(BatchedSettings):
-    """wave -> score."""
+    """wave -> score and novelty."""
 
     num_cpus: float = Field(0.25, ge=0)
     max_replicas: int = Field(2, ge=1)
@@ -151,7 +151,7 @@ class Limits(Settings):
     clips: int = Field(8, ge=1, description="n")
     candidates: int = Field(16, ge=1)
     steps: int = Field(200, ge=1)
-    redraws: int = Field(5, ge=0)
+    redraws: int = Field(5, ge=0, description="max_redraws")
     request_s: float = Field(600.0, gt=0, description="a request that takes longer is taken out and answered 504")
     pending_candidates: int = Field(256, ge=1, description="under way or waiting, per ingress replica; more is answered 429")
 

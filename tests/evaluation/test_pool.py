@@ -62,7 +62,7 @@ def test_a_pool_holds_the_candidates_that_the_pipeline_would_make(place: Path, t
     settings = ClipSettings(steps=2, duration_s=SPEC.clip_s, candidates=3)
     (clip,) = Pipeline(tiny_model).generate([ClipRequest("woof", 1, settings)])
     np.testing.assert_allclose(woof.score_N[woof.prompt_N == 1], clip.scores, atol=1e-4)
-    np.testing.assert_allclose(woof.wave_NT[3 + clip.candidate], clip.wave_T, atol=1e-3)
+    np.testing.assert_allclose(woof.wave_NT[3 + clip.best.index], clip.wave_T, atol=1e-3)
     np.testing.assert_allclose((woof.audio_ND * woof.text_ND).sum(axis=1), woof.score_N, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """`foley score` on a random tiny model and a few procedural recordings: everything is there, and says what it should."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,17 @@ def test_copies_of_training_clips_are_called_so(rain: Real, judge: Classifier, t
     assert numbers["accuracy"]["share"][0] == 1
     held = judged_as_made(list(rain.eval_NT), rain, judge, tiny_model)
     assert held["novelty"]["mel"]["nearest_median"] > numbers["novelty"]["mel"]["nearest_median"]
+
+
+def test_what_a_model_never_learned_from_it_has_not_copied(rain: Real, judge: Classifier, tiny_model: Path) -> None:
+    learned_N = np.arange(len(rain.train_NT)) >= 3
+    copies = [rain.train_NT[index] for index in (1, 4)]
+    numbers = judged_as_made(copies, replace(rain, learned_N=learned_N), judge, tiny_model)["novelty"]["mel"]
+    assert numbers["like_for_like"]["memorised"][0] == 0.5
+    assert numbers["nearest_train_clip"][0] >= 3
+    assert numbers["nearest_train_clip"][1] == 4
+    nothing = judged_as_made(copies, replace(rain, learned_N=np.zeros_like(learned_N)), judge, tiny_model)
+    assert nothing["novelty"] == {}
 
 
 def test_silence_is_never_right(rain: Real, judge: Classifier, tiny_model: Path) -> None:

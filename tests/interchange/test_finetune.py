@@ -75,6 +75,8 @@ def test_ten_files_to_a_model_that_differs_where_it_should(
     before = read_info(tiny_model)
     changed = {name for name in info.parts if info.parts[name].digest != before.parts[name].digest}
     assert changed == {"unet", "tuning"}
+    assert info.originals is not None
+    assert info.originals.rows >= 10
     assert not any("lora" in name for name in load_part(tmp_path / "run" / "model", "unet").state_dict())
     settings = ClipSettings(duration_s=0.5, steps=2, candidates=1)
     clip = next(Pipeline(tmp_path / "run" / "model").generate([ClipRequest("a dog bark", 1, settings)]))

@@ -139,6 +139,8 @@ def test_two_near_copies_ask_for_another_draw(store: Store) -> None:
     one = clip(0, max_redraws=1)
     save(store, one, [sound(), sound()], [0.9, 0.1], [0, 1], novelty=(0.5, 0.7))
     assert unsettled(one, 1, store)
+    wanted = clip(0, max_redraws=1, gates=Gates(similarity=None, novelty=None))
+    assert not unsettled(wanted, 1, store)
     save(store, one, [sound(), sound()], [0.2, 0.1], [0, 1], draw=1, novelty=(2.0, 3.0))
     assert not unsettled(one, 2, store)
     assert chosen(store, one)[0].candidate == 2

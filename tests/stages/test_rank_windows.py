@@ -41,6 +41,15 @@ def test_how_loud_a_sound_is_does_not_count(rank: RankStage) -> None:
     assert np.isfinite(rank.embed([np.zeros(20_000, dtype=np.float32)])).all()
 
 
+def test_near_silence_after_a_sound_is_no_sound_of_its_own(rank: RankStage) -> None:
+    generator = np.random.default_rng(4)
+    sound_T = 0.5 * generator.standard_normal(rank.window_samples).clip(-1, 1).astype(np.float32)
+    hiss_T = 1e-4 * generator.standard_normal(2 * rank.window_samples).astype(np.float32)
+    assert len(rank.windows(np.concatenate([sound_T, hiss_T]))) == 1
+    assert len(rank.windows(np.concatenate([sound_T, 0.1 * sound_T]))) == 2
+    np.testing.assert_allclose(*rank.embed([sound_T, np.concatenate([sound_T, hiss_T])]), atol=1e-4)
+
+
 def test_whole_windows_of_one_sound_are_that_sound(rank: RankStage) -> None:
     second_T = noise(1.0, 4)
     np.testing.assert_allclose(*rank.embed([second_T, np.tile(second_T, 3)]), atol=1e-5)

@@ -147,12 +147,13 @@ function card(result, clip, candidate, index) {
   const node = byId("candidate").content.cloneNode(true).firstElementChild;
   const bytes = Uint8Array.from(atob(candidate.audio), (letter) => letter.charCodeAt(0));
   const url = URL.createObjectURL(new Blob([bytes], { type: result.media_type }));
-  const name = `candidate ${index + 1}, score ${candidate.score.toFixed(3)}`;
+  const copied = candidate.novelty !== null && candidate.novelty < 1 ? ", near copy" : "";
+  const name = `candidate ${index + 1}, score ${candidate.score.toFixed(3)}${copied}`;
   const audio = new Audio(url);
   audio.loop = result.settings.loop;
   node.classList.toggle("best", index === 0);
   node.querySelector(".rank").textContent = index + 1;
-  node.querySelector(".score").textContent = candidate.score.toFixed(3);
+  node.querySelector(".score").textContent = candidate.score.toFixed(3) + copied;
   const play = node.querySelector(".play");
   play.setAttribute("aria-label", `Play ${name}`);
   const link = node.querySelector(".download");
