@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foley_ray.checkpoint import PARTS, part_digest, read_info, shipped_model
+from foley_ray.checkpoint import PARTS, part_digest, read_info, read_originals, shipped_model
 from foley_ray.clip import ClipRequest
 from foley_ray.config import ClipSettings
 from foley_ray.pipeline import Pipeline
@@ -16,6 +16,8 @@ def test_every_part_is_there_whole_and_from_recordings_that_may_be_given_away() 
     for name, part in info.parts.items():
         assert part_digest(folder / name) == part.digest, f"the weights of {name} are not those that foley.json names"
         assert part.training["shippable_only"], f"{name} was trained on recordings that do not allow it"
+    assert info.originals is not None, "it would not know a copy: foley originals"
+    assert read_originals(folder, info) is not None
     attribution = (folder / "ATTRIBUTION.md").read_text()
     assert "CC BY" in attribution
     assert (folder / "README.md").is_file()

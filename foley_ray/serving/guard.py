@@ -121,8 +121,10 @@ def install_handlers(api: FastAPI) -> None:
         if first["type"] in ("json_invalid", "model_attributes_type"):
             message = "the body must be a JSON object, sent with Content-Type: application/json"
             return JSONResponse(error_body(message, "invalid_request_error", "invalid_json"), 400)
-        seen = "" if first["type"] == "missing" else f", not {_short(first.get('input'))}"
-        message = f"{place or 'the body'}: {first['msg'][:1].lower()}{first['msg'][1:]}{seen}"
+        # what is wrong with the body as a whole says which fields it means
+        seen = "" if first["type"] == "missing" or place is None else f", not {_short(first.get('input'))}"
+        rule = first["msg"].removeprefix("Value error, ")
+        message = f"{place or 'the body'}: {rule[:1].lower()}{rule[1:]}{seen}"
         return JSONResponse(error_body(message, "invalid_request_error", first["type"], place), 422)
 
     @api.exception_handler(HTTPException)
