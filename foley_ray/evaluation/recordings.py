@@ -5,6 +5,7 @@ Knows Parquet, not models. An evaluation looks at every row of some classes once
 
 import io
 from collections.abc import Callable, Collection, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,10 @@ def check_rate_and_classes(dataset: Path, info: DatasetInfo, spec: AudioSpec, cl
         )
     missing = sorted(set(classes or ()) - set(info.classes))
     if missing:
+        near = [name for wanted in missing for name in get_close_matches(wanted, info.classes, n=2)]
+        meant = f" (did you mean: {', '.join(near)}?)" if near else ""
         raise DatasetError(
-            f"dataset {dataset} has no class {', '.join(missing)}; it has {', '.join(info.classes) or 'no classes'}"
+            f"dataset {dataset} has no class {', '.join(missing)}{meant}; it has {', '.join(info.classes) or 'no classes'}"
         )
 
 

@@ -54,7 +54,7 @@ def test_rows_that_it_did_not_learn_from_are_left_out(model: Path, judged_datase
     samples = RankStage(model).window_samples
     learned = [row for row in recordings if row.split == "train" and row.class_name in ("rain", "gunshot")]
     assert len(learned) <= info.originals.rows <= sum(stretches(row, samples) for row in learned)
-    with pytest.raises(DatasetError, match="has no class dog_brak"):
+    with pytest.raises(DatasetError, match=r"has no class dog_brak \(did you mean: dog_bark"):
         note_originals(model, judged_dataset, classes=["rain", "dog_brak"])
 
 
