@@ -3,7 +3,7 @@
 MODEL/originals.safetensors
   embedding_ND   float16: unit CLAP embeddings, one for each stretch of a recording that CLAP hears at a time
   limit_N        float32: how near (cosine distance) real recordings of that class come to each other, all but the nearest 1 %,
-                 and at most FAR
+                 with a MARGIN, and at most FAR
 
 A model has them once `foley originals` has listened to its dataset. Best-of-n then passes over candidates that are nearer than
 that, and redraws a clip that has no other. Small sets are learned by heart in part; this keeps the part from being delivered.
@@ -24,6 +24,8 @@ PERCENTILE = 1.0
 """Of the distances between each recording and its nearest other one: the same limit that `foley score` counts copies by."""
 FAR, SAME = 0.05, 0.002
 """No near copy is farther, whatever a class says of whose few recordings none is like another; nearer are two names of one."""
+MARGIN = 1.25
+"""On the limits: they are estimates, and a file of 16 bits is heard a little otherwise than the wave it was written from."""
 NEAR_COPY = 1.0
 """Novelty below which a candidate is passed over."""
 BLOCK = 1024
@@ -63,7 +65,7 @@ class Originals:
         limit_N = np.full(len(nearest_N), np.percentile(nearest_N[known_N], PERCENTILE) if known_N.any() else SAME)
         for kind in np.unique(class_N[known_N]):
             limit_N[class_N == kind] = np.percentile(nearest_N[known_N & (class_N == kind)], PERCENTILE)
-        return cls(embedding_ND, limit_N.clip(SAME, FAR).astype(np.float32))
+        return cls(embedding_ND, (MARGIN * limit_N).clip(SAME, FAR).astype(np.float32))
 
     @classmethod
     def load(cls, model: Path, digest: str) -> Self:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from foley_ray.errors import ModelError
-from foley_ray.originals import FAR, ORIGINALS_FILE, SAME, Originals
+from foley_ray.originals import FAR, MARGIN, ORIGINALS_FILE, SAME, Originals
 
 
 def unit(*angles: float) -> np.ndarray:
@@ -27,7 +27,7 @@ def test_a_limit_is_how_near_recordings_of_a_class_come_to_each_other() -> None:
     bark = np.percentile(1 - np.cos([0.2, 0.19, 0.19]), 1)
     rain = 1 - np.cos(0.1)
     everywhere = np.percentile(1 - np.cos([0.2, 0.19, 0.19, 0.1, 0.1]), 1)
-    np.testing.assert_allclose(originals.limit_N, [bark] * 3 + [rain] * 2 + [everywhere], rtol=1e-2)
+    np.testing.assert_allclose(originals.limit_N, np.multiply(MARGIN, [bark] * 3 + [rain] * 2 + [everywhere]), rtol=1e-2)
 
 
 def test_recordings_that_are_all_unlike_make_no_copy_of_what_is_far() -> None:
@@ -45,7 +45,7 @@ def test_recordings_that_are_there_twice_switch_nothing_off(tmp_path: Path) -> N
 @pytest.mark.parametrize("classes", [["bark"], ["bark", "rain"]])
 def test_of_recordings_that_have_no_other_to_be_measured_by_only_the_same_is_a_copy(classes: list[str]) -> None:
     originals = Originals.of(unit(*range(len(classes))), list("ab")[: len(classes)], classes)
-    np.testing.assert_allclose(originals.limit_N, SAME)
+    np.testing.assert_allclose(originals.limit_N, MARGIN * SAME)
 
 
 def test_what_is_saved_is_read_again_and_another_file_is_not(tmp_path: Path) -> None:

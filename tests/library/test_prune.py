@@ -36,7 +36,13 @@ def place(tmp_path: Path, tiny_model: Path) -> Path:
             for clip in expand(load_plan(tmp_path / f"{name}.yaml"), read_info(tiny_model).digest):
                 for draw in range(2):
                     wave_T = np.full(100, 0.1, dtype=np.float32)
-                    row = {"candidate": [draw], "score": [0.1], "audio_embedding": [np.ones(2)], "wave": [wave_T]}
+                    row = {
+                        "candidate": [draw],
+                        "score": [0.1],
+                        "audio_embedding": [np.ones(2)],
+                        "novelty": [2.0],
+                        "wave": [wave_T],
+                    }
                     store.save_draw(clip.id, draw, row)
         store.save_embedding("clap-0123", np.ones(2))
         store.put(store.library / "Rain" / "RAIN_Rain 01.wav", b"RIFF")
