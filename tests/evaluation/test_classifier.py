@@ -76,7 +76,7 @@ def test_training_is_a_function_of_the_seed() -> None:
 
 
 def test_folds_keep_recordings_whole() -> None:
-    rows = [Recording(np.zeros(1), "rain", "train", f"storm {i // 3}", str(i)) for i in range(30)]
+    rows = [Recording(np.zeros(1), "rain", "train", f"storm {i // 3}", str(i), True) for i in range(30)]
     fold_N = folds(rows, seed=0)
     assert set(fold_N) == set(range(FOLDS))
     for start in range(0, 30, 3):
