@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import restless, text_config
+from foreign import restless, text_config
 
 from foley_ray.checkpoint import find_parts, load_part, read_info
 from foley_ray.errors import ModelError, PromptError
