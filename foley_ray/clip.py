@@ -100,11 +100,13 @@ class Clip:
     @property
     def warnings(self) -> list[str]:
         """What to tell who gets this clip."""
-        copied = (
-            f"seed {self.request.seed}: this sound is nearly a recording that the model learned from (novelty "
-            f"{self.best.novelty:.2f}, below {NEAR_COPY:g}), and so was every candidate"
-        )
-        return [*([self.doubt] if self.doubt else []), *([copied] if self.best.copied else [])]
+        found = [self.doubt] if self.doubt else []
+        if self.best.copied:
+            found.append(
+                f"seed {self.request.seed}: this sound is nearly a recording that the model learned from (novelty "
+                f"{self.best.novelty:.2f}, below {NEAR_COPY:g}), and so was every candidate"
+            )
+        return found
 
     @property
     def verdict(self) -> str:

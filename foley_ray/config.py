@@ -241,8 +241,8 @@ class ClipSettings(Settings):
     candidates: int = Field(3, ge=1, le=100)
     steps: int = Field(20, ge=1, le=1000)
     guidance: float = Field(2.5, ge=1.0, le=20.0, description="classifier-free guidance; 1 is none")
-    guided_above: float = Field(0.4, ge=0.0, description="guidance works at noise levels (sigma over alpha) from here")
-    guided_below: float = Field(16.0, ge=0.0, le=MAX_NOISE, description="and up to here; more noise would make all clips alike")
+    guided_above: float = Field(0.4, ge=0.0, description="lowest sigma over alpha at which guidance works")
+    guided_below: float = Field(16.0, ge=0.0, le=MAX_NOISE, description="highest; guided beyond it, clips are alike")
     sampler: Sampler = "dpmpp-2m"
     eta: float = Field(1.0, ge=0.0, le=1.0, description="noise put back at each step, of which the paper has 1; 0 is none")
     threshold: float | None = Field(None, ge=-1.0, le=1.0, description="score below which another draw is made")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from foley_ray.checkpoint import read_info, shipped_model
+from foley_ray.config import USUAL, ClipSettings
 from foley_ray.errors import ModelError
 from foley_ray.library.plan import PlannedClip, expand, load_plan
 from foley_ray.library.store import Store
@@ -63,15 +64,19 @@ def _estimate(clips: Sequence[PlannedClip], history: Sequence[dict[str, float]],
         return f"about {_hours(hours)} at the pace of the {len(history)} runs so far"
     if preset in ROW_STEP_S:
         steps = sum(
-            clip.settings.candidates
-            * clip.settings.steps
-            * (1 + GUIDED_SHARE if clip.settings.guidance > 1 else 1)
-            * clip.settings.duration_s
-            / 4
+            clip.settings.candidates * clip.settings.steps * _rows(clip.settings) * clip.settings.duration_s / 4
             for clip in clips
         )
         return f"about {_hours(steps * ROW_STEP_S[preset] / 3600)} on one core, redraws apart"
     return f"no time estimate: nothing was measured yet of {preset or 'this model'}; a first run with budget.clips tells"
+
+
+def _rows(settings: ClipSettings) -> float:
+    """UNet rows a step costs on average: of an unusual interval at most."""
+    if settings.guidance == 1:
+        return 1
+    usual = (settings.guided_above, settings.guided_below) == (USUAL.guided_above, USUAL.guided_below)
+    return 1 + GUIDED_SHARE if usual else 2
 
 
 def _hours(hours: float) -> str:

@@ -92,7 +92,7 @@ def test_guidance_in_an_interval_of_noise_levels_costs_a_second_row_there_alone(
     net = SmallNet()
     levels = [level.sigma / level.alpha for level in dpmpp_levels(SCHEDULE, 6)][:-1]
     inside = [0.3 <= level <= 5 for level in levels]
-    assert True in inside[1:-1]
+    assert any(inside[1:-1])
     assert inside[0] is inside[-1] is False
     engine(net).run([request(guided_above=0.3, guided_below=5.0)])
     assert net.rows == [1 + here for here in inside]

@@ -1,5 +1,6 @@
 """What all training tasks share: a model's parts, the frozen ones it needs, and its phases."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from foley_ray.training.loop import Batch, Phase
 Parts = Mapping[Part, Any]
 
 
-class TrainingTask:
+class TrainingTask(ABC):
     """One model's training: the parts it makes, the frozen parts it needs, and its phases."""
 
     name: ClassVar[Task]
@@ -46,9 +47,9 @@ class TrainingTask:
         if train.audio_only and self.name != "clap":
             raise ConfigError(f"task {self.name} has no audio_only; clap has")
 
+    @abstractmethod
     def parts(self) -> dict[Part, nn.Module]:
         """The modules that go into the model folder."""
-        raise NotImplementedError
 
     def finished(self) -> dict[Part, nn.Module]:
         """The same as they are saved: without what only training needs."""
@@ -59,7 +60,7 @@ class TrainingTask:
         for module in (*self.phases.values(), *self.frozen.values()):
             module.to(device)
 
-    def calibrate(self, batch: Batch) -> None:
+    def calibrate(self, batch: Batch) -> None:  # noqa: B027 - a hook, which most leave empty
         """Measure what the task needs to know of the data before its first step. Most need nothing."""
 
 
