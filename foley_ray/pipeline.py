@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from foley_ray.checkpoint import PARTS, ModelInfo, read_info
+from foley_ray.checkpoint import PARTS, ModelInfo, load_part, read_info
 from foley_ray.clip import (
     Candidate,
     Clip,
@@ -32,10 +32,11 @@ class Pipeline:
 
     def __init__(self, model: Path, device: str = "cpu"):
         self.info: ModelInfo = read_info(model, needs=[name for name in PARTS if name != "tuning"])
-        self.condition = ConditionStage(model, device)
-        self.sample = SampleStage(model, device)
+        clap = load_part(model, "clap")
+        self.condition = ConditionStage(model, device, clap=clap)
+        self.sample = SampleStage(model, device, clap=clap)
         self.vocode = VocodeStage(model, device)
-        self.rank = RankStage(model, device)
+        self.rank = RankStage(model, device, clap=clap)
 
     def generate(self, requests: Iterable[ClipRequest], on_step: Callable[[int, int], None] | None = None) -> Iterator[Clip]:
         """Clips in request order, a group at a time. Raises PromptError for a prompt that cannot be generated.

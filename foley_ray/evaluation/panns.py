@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from foley_ray.errors import ModelError
 from foley_ray.interchange.weights import State, fill
-from foley_ray.models.clap import laion
+from foley_ray.models.laion import FRONT_END, laion
 
 FOURIER = "spectrogram_extractor.stft.conv_real.weight"
 RATES_HZ = {1024: 32000, 512: 16000}
@@ -36,8 +37,11 @@ class Cnn14(nn.Module):
 
     def __init__(self, state: State, what: str):
         super().__init__()
-        window = state[FOURIER].shape[-1] if FOURIER in state else 0
-        window = window if window in RATES_HZ else 1024  # what does not fit is named below
+        if FOURIER not in state:
+            raise ModelError(f"{what} is no Cnn14: missing {FOURIER}")
+        window = state[FOURIER].shape[-1]
+        if window not in RATES_HZ:
+            raise ModelError(f"{what} hears through a window of {window} samples, and {sorted(RATES_HZ)} are known here")
         self.sample_rate_hz = RATES_HZ[window]
         self.about = f"PANNs' Cnn14 at {self.sample_rate_hz // 1000} kHz, 2048 values after fc1 and ReLU, one embedding a clip"
         self.net: Any = laion().pann_model.Cnn14(
@@ -49,7 +53,8 @@ class Cnn14(nn.Module):
             fmax=FMAX_HZ[self.sample_rate_hz],
             classes_num=527,
         )
-        fill(self.net, state, what, computed=("num_batches_tracked",))
+        learned = {name: value for name, value in state.items() if not name.startswith(FRONT_END)}
+        fill(self.net, learned, what, computed=("num_batches_tracked",))
 
     @torch.inference_mode()
     def sounds(self, wave_BT: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from transformers import ClapConfig, ClapModel
 from foley_ray.config import RobertaClapConfig
 from foley_ray.errors import ModelError
 from foley_ray.interchange.weights import State, fill, strip
+from foley_ray.models.laion import FRONT_END
 from foley_ray.models.roberta_clap import RobertaClap, load_tokenizer
 
 MARK = "text_branch.embeddings.word_embeddings.weight"
@@ -30,7 +31,7 @@ AUDIO_NAMES = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
-LEFT_BEHIND = ("spectrogram_extractor.", "logmel_extractor.", "tscam_conv.", "head.")
+LEFT_BEHIND = (*FRONT_END, "tscam_conv.", "head.")
 
 
 def is_laion(state: State) -> bool:

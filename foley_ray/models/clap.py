@@ -1,16 +1,7 @@
-"""CLAP: text and sound in one space. laion-clap's own model class, with its audio and text towers behind two methods.
+"""CLAP: text and sound in one space. laion-clap's own model class, with its audio and text towers behind two methods."""
 
-laion-clap's package cannot be imported plainly: its __init__ asks the model hub for three tokenizers, and offline it gets
-garbage vocabularies without an error. `laion` loads only the network and the byte-pair tokenizer that ships inside.
-"""
-
-import importlib
-import importlib.util
 import json
-import sys
-import types
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,32 +13,11 @@ from torch.nn import functional
 
 from foley_ray.config import ClapConfig, RobertaClapConfig
 from foley_ray.errors import ModelError, PromptError
+from foley_ray.models.laion import laion
 
 CONTEXT_TOKENS = 77
 VOCABULARY = 49408
 AUDIO_FILE, TEXT_FILE = "audio.safetensors", "text.safetensors"
-FRONT_END = ("audio_branch.spectrogram_extractor.", "audio_branch.logmel_extractor.")
-"""Fourier and mel matrices: 1 M numbers computed from the settings, so they are not stored."""
-
-
-@cache
-def laion() -> types.SimpleNamespace:
-    """laion-clap's model class, towers and tokenizer, without running its package's __init__."""
-    spec = importlib.util.find_spec("laion_clap")
-    if spec is None:
-        raise ModelError("the package laion-clap is not installed; run: pip install 'laion-clap>=1.1.7,<2'")
-    bare = types.ModuleType("laion_clap")
-    bare.__path__ = list(spec.submodule_search_locations or [])
-    before = sys.modules.get("laion_clap")
-    sys.modules["laion_clap"] = bare
-    try:
-        names = ("model", "pann_model", "tokenizer")
-        found = {name: importlib.import_module(f"laion_clap.clap_module.{name}") for name in names}
-    finally:  # so that somebody else's `import laion_clap` still gets the real package
-        sys.modules.pop("laion_clap")
-        if before is not None:
-            sys.modules["laion_clap"] = before
-    return types.SimpleNamespace(**found)
 
 
 def tokenize(texts: Sequence[str], cut: bool = False) -> Tensor:
@@ -195,7 +165,7 @@ class Clap(nn.Module):
         """Write config.json and one safetensors file per tower."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config.model_dump(mode="json"), indent=1))
-        weights = {name: value.contiguous() for name, value in self.net.state_dict().items() if not name.startswith(FRONT_END)}
+        weights = {name: value.contiguous() for name, value in self.net.state_dict().items()}
         audio = {name for name in weights if name.startswith("audio_")}
         save_file({name: weights[name] for name in sorted(audio)}, folder / AUDIO_FILE)
         save_file({name: weights[name] for name in sorted(weights.keys() - audio)}, folder / TEXT_FILE)
@@ -209,7 +179,6 @@ class Clap(nn.Module):
             missing, unexpected = clap.net.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             raise ModelError(f"{folder} does not hold the weights that its config.json describes: {error}") from None
-        missing = [name for name in missing if not name.startswith(FRONT_END)]
         if missing or unexpected:
             raise ModelError(f"{folder}: missing weights {missing[:3]}, unexpected weights {unexpected[:3]}")
         return clap

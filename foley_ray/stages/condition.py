@@ -1,6 +1,7 @@
 """prompt -> condition: CLAP's text embedding, tuned for the diffusion model, and plain as the target of ranking."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,10 +17,11 @@ class ConditionStage:
     requires = (PROMPT,)
     provides = (CONDITION, TARGET)
 
-    def __init__(self, model: Path, device: str = "cpu"):
+    def __init__(self, model: Path, device: str = "cpu", clap: Any = None):
+        """`clap` is the model's, if it is loaded already: one serves all stages of a process."""
         info = read_info(model, needs=("clap",))
         self.device = torch.device(device)
-        self.clap = load_part(model, "clap").to(self.device)
+        self.clap = (clap or load_part(model, "clap")).to(self.device)
         self.tuning = load_part(model, "tuning").to(self.device) if "tuning" in info.parts else None
         self.familiar = Familiar(info.sounds, self.clap.text_embed)
 

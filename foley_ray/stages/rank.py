@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,16 @@ class RankStage:
     requires = (WAVE, TARGET)
     provides = (AUDIO_EMBEDDING, SCORE, NOVELTY)
 
-    def __init__(self, model: Path, device: str = "cpu", originals: bool = True):
-        """`originals` off is for who only wants to hear: what the model learned from is not read, and novelty is NaN."""
+    def __init__(self, model: Path, device: str = "cpu", originals: bool = True, clap: Any = None):
+        """`originals` off is for who only wants to hear: what the model learned from is not read, and novelty is NaN.
+
+        `clap` is the model's, if it is loaded already.
+        """
         info = read_info(model, needs=("clap",))
         self.device = torch.device(device)
         self.sample_rate_hz = info.model.audio.sample_rate_hz
         self.window_samples = round(info.model.clap.window_s * self.sample_rate_hz)
-        self.clap = load_part(model, "clap").to(self.device)
+        self.clap = (clap or load_part(model, "clap")).to(self.device)
         self.levels = isinstance(info.model.clap, ClapConfig)
         """What was trained here heard crops of one peak, and takes quiet for another sound; published ones hear waves as is."""
         self.info = info

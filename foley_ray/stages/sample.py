@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,12 +49,13 @@ class SampleStage:
     )
     provides: Sequence[Column] = (LATENT,)
 
-    def __init__(self, model: Path, device: str = "cpu", max_rows: int = 16):
+    def __init__(self, model: Path, device: str = "cpu", max_rows: int = 16, clap: Any = None):
+        """`clap` is the model's, if it is loaded already: its embedding of no words is the null condition."""
         info = read_info(model, needs=("unet", "clap"))
         self.spec = info.model.audio
         denoiser = Denoiser(load_part(model, "unet")).to(torch.device(device)).eval()
         with torch.inference_mode():
-            null_D = load_part(model, "clap").text_embed([""])[0]
+            null_D = (clap or load_part(model, "clap")).text_embed([""])[0]
         self.engine = StepEngine(
             denoiser,
             Schedule.from_config(info.model.diffusion),

@@ -13,7 +13,7 @@ from foley_ray.checkpoint import find_parts, load_part, read_info
 from foley_ray.errors import ModelError, PromptError
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import Reading, read_foreign
-from foley_ray.models.clap import laion
+from foley_ray.models.laion import laion
 from foley_ray.presets import preset
 
 WORDS = ["a dog bark", "heavy rain on a roof"]
