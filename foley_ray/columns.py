@@ -42,8 +42,8 @@ WAVE = Column("wave", "float32 (T,): sound at the model's rate, within -1..1")
 SCORE = Column("score", "float: cosine between the wave's CLAP embedding and the target")
 NOVELTY = Column(
     "novelty",
-    "float: CLAP distance to the nearest recording that the model learned from; below 1 it is nearer than real recordings are "
-    "to each other, a near copy (originals.py); NaN where the model does not know its recordings",
+    "float: distance to the nearest recording that the model learned from, by CLAP or by picture; below 1 it is nearer than "
+    "real recordings are to each other, a near copy (originals.py); NaN where the model does not know its recordings",
 )
 AUDIO_EMBEDDING = Column("audio_embedding", "float32 (D,): unit CLAP embedding of the wave")
 

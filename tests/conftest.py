@@ -39,6 +39,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     import torch
 
+    from foley_ray.audio.likeness import COARSE
     from foley_ray.checkpoint import ModelInfo, add_originals, save_model
     from foley_ray.models.clap import Clap
     from foley_ray.models.tuning import Tuning
@@ -62,5 +63,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder, ModelInfo(preset="tiny", model=config, latent_scale=0.7, sounds=sounds), parts)
     embedding_ND = np.random.default_rng(0).standard_normal((8, config.clap.embed_dim)).astype(np.float32)
     embedding_ND /= np.linalg.norm(embedding_ND, axis=1, keepdims=True)
-    add_originals(folder, Originals(embedding_ND, np.full(8, 0.02, dtype=np.float32)), "a dataset's digest")
+    limit_N = np.full(8, 0.02, dtype=np.float32)
+    silence_NFM = np.zeros((8, 8, config.audio.mel_bands // COARSE), dtype=np.uint8)  # looks like nothing
+    add_originals(folder, Originals(embedding_ND, limit_N, silence_NFM, limit_N), "a dataset's digest")
     return folder

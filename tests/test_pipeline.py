@@ -71,9 +71,12 @@ def test_a_near_copy_gives_way_to_another_candidate_and_is_told_of_where_there_i
     assert plain.best.novelty > 1
     embedding_ND = pipeline._draw([(0, wish)], 0, None)["audio_embedding"]
 
+    silence_NFM = pipeline.rank.originals.picture_NFM
+
     def learned_from(*rows: int) -> None:
         limit_N = np.full(len(rows), 1e-5, dtype=np.float32)
-        monkeypatch.setattr(pipeline.rank, "originals", Originals(embedding_ND[list(rows)], limit_N))
+        found = Originals(embedding_ND[list(rows)], limit_N, silence_NFM[: len(rows)], limit_N)
+        monkeypatch.setattr(pipeline.rank, "originals", found)
 
     learned_from(plain.best.index)
     other = next(pipeline.generate([wish]))

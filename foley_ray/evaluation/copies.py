@@ -1,4 +1,4 @@
-"""Give a model what it learned from, as its CLAP hears it, so that it knows a copy (originals.py). Listens to each row once."""
+"""Give a model what it learned from, heard and seen, so that it knows a copy (originals.py). Goes through each row once."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
@@ -40,16 +40,18 @@ def note_originals(
         return row["split"] == "train" and (row["shippable"] or not shippable_only) and (not classes or row["class"] in classes)
 
     rank = RankStage(model, originals=False)
-    embedded, recordings, names = [], [], []
+    embedded, pictures, recordings, names = [], [], [], []
     heard = _stretches(stream_recordings(dataset, wanted), spec, min(rank.window_samples, spec.clip_samples))
     while group := list(islice(heard, GROUP_WINDOWS)):
-        embedded.append(rank.embed([wave_T for _, wave_T in group]))
+        waves = [wave_T for _, wave_T in group]
+        embedded.append(rank.embed(waves))
+        pictures.append(rank.pictures(np.concatenate([rank.windows(wave_T) for wave_T in waves])))
         recordings += [row.recording for row, _ in group]
         names += [row.class_name for row, _ in group]
         progress(len(recordings))
     if not embedded:
         raise DatasetError(f"dataset {dataset} has no such rows of split 'train'; look at its classes and licences")
-    originals = Originals.of(np.concatenate(embedded), recordings, names)
+    originals = Originals.of(np.concatenate(embedded), np.concatenate(pictures), recordings, names)
     return add_originals(model, originals, known.digest[:16])
 
 

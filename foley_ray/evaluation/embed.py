@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.fft import irfft, next_fast_len, rfft
 
+from foley_ray.audio.likeness import picture, picture_distance
 from foley_ray.audio.mel import LogMel
 from foley_ray.errors import FoleyError
 from foley_ray.spec import AudioSpec
@@ -17,10 +17,6 @@ from foley_ray.stages.condition import ConditionStage
 from foley_ray.stages.rank import RankStage
 
 MAX_ROWS = 32
-MEL_RANGE = 7.0
-"""What lies more than 61 dB below the loudest cell of a clip counts as silence: padding, noise floors, 16 bit."""
-MEL_POOL = 2
-"""Frames and bands that mel pictures are thinned by before they are shifted against each other."""
 
 
 class ClapEncoder:
@@ -48,31 +44,8 @@ def log_mels(wave_NT: np.ndarray, spec: AudioSpec) -> np.ndarray:
 
 
 def shape_distance(mel_a_NFM: np.ndarray, mel_b_KFM: np.ndarray) -> np.ndarray:
-    """(N, K) distances between mel pictures, 0 (the same but for its level) to 1 (nothing in common).
-
-    1 less the highest correlation over all time shifts of what comes and goes in each band: pictures floored 61 dB below their
-    loudest cell, less each band's mean. A copy is found wherever in the clip it starts (what is cut off at the edge counts
-    against it), a steady colour alone is no likeness, and silence matches nothing.
-    """
-    a_NFM, b_KFM = _unit_pictures(mel_a_NFM), _unit_pictures(mel_b_KFM)
-    frames = next_fast_len(a_NFM.shape[1] + b_KFM.shape[1], real=True)  # room for every shift without wrapping round
-    a_NQM, b_KQM = rfft(a_NFM, frames, axis=1), rfft(b_KFM, frames, axis=1)
-    best_NK = np.empty((len(a_NFM), len(b_KFM)), dtype=np.float32)
-    for row, a_QM in enumerate(a_NQM):
-        cross_KQ = np.einsum("qm,kqm->kq", a_QM, b_KQM.conj(), optimize=True)
-        best_NK[row] = irfft(cross_KQ, frames, axis=1).max(axis=1)
-    return (1 - best_NK).clip(min=0)
-
-
-def _unit_pictures(mel_NFM: np.ndarray) -> np.ndarray:
-    count, frames, bands = mel_NFM.shape
-    frames, bands = frames // MEL_POOL, bands // MEL_POOL
-    blocks = mel_NFM[:, : frames * MEL_POOL, : bands * MEL_POOL].reshape(count, frames, MEL_POOL, bands, MEL_POOL)
-    thin_NFM = blocks.mean(axis=(2, 4), dtype=np.float32)
-    above_NFM = (thin_NFM - thin_NFM.max(axis=(1, 2), keepdims=True, initial=-np.inf) + MEL_RANGE).clip(min=0)
-    above_NFM -= above_NFM.mean(axis=1, keepdims=True)
-    unit_NFM: np.ndarray = above_NFM / np.linalg.norm(above_NFM, axis=(1, 2), keepdims=True).clip(min=1e-9)
-    return unit_NFM
+    """(N, K) distances between log-mels at their best time shift, 0 to 1: `likeness.picture_distance` of fine pictures."""
+    return picture_distance(picture(mel_a_NFM), picture(mel_b_KFM))
 
 
 def in_actors(

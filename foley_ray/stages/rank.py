@@ -8,11 +8,13 @@ import numpy as np
 import torch
 
 from foley_ray.audio.files import AUDIO_SUFFIXES, read_wave, sound_files
+from foley_ray.audio.mel import LogMel
 from foley_ray.audio.wave import level, repeat_to
 from foley_ray.checkpoint import load_part, read_info, read_originals
 from foley_ray.columns import AUDIO_EMBEDDING, CLIP_ID, NOVELTY, SCORE, TARGET, WAVE, Batch, require
 from foley_ray.config import ClapConfig
 from foley_ray.errors import SourceError
+from foley_ray.originals import seen
 
 MAX_ROWS = 16
 """Windows in one pass of the audio tower: what fits into memory whatever the number of candidates."""
@@ -38,6 +40,7 @@ class RankStage:
         self.clap = (clap or load_part(model, "clap")).to(self.device)
         self.levels = isinstance(info.model.clap, ClapConfig)
         """What was trained here heard crops of one peak, and takes quiet for another sound; published ones hear waves as is."""
+        self.log_mel = LogMel(info.model.audio).to(self.device)
         self.info = info
         self.originals = read_originals(model, info) if originals else None
 
@@ -48,25 +51,31 @@ class RankStage:
         if not self.info.can_rank and len(set(batch[CLIP_ID.name])) == len(batch[CLIP_ID.name]):
             unheard = np.full((len(batch[WAVE.name]), self.clap.config.embed_dim), np.nan, dtype=np.float32)
             return {**batch, AUDIO_EMBEDDING.name: unheard, SCORE.name: unheard[:, 0], NOVELTY.name: unheard[:, 0]}
-        heard = self._hear(list(batch[WAVE.name]))
+        windows = [self.windows(wave_T) for wave_T in batch[WAVE.name]]
+        heard = self._hear(windows)
         embedding_BD = self._together(heard)
         target_BD = np.stack(list(batch[TARGET.name])) if len(embedding_BD) else embedding_BD
         return {
             **batch,
             AUDIO_EMBEDDING.name: embedding_BD,
             SCORE.name: (embedding_BD * target_BD).sum(axis=1),
-            NOVELTY.name: np.array([self._novelty(windows_ND) for windows_ND in heard], dtype=np.float64),
+            NOVELTY.name: np.array(list(map(self._novelty, windows, heard)), dtype=np.float64),
         }
 
-    def _novelty(self, windows_ND: np.ndarray) -> float:
+    def _novelty(self, window_NT: np.ndarray, embedding_ND: np.ndarray) -> float:
         """Of the least new stretch: who copies four seconds of ten has copied."""
         if self.originals is None:
             return float("nan")
-        return min(self.originals.novelty(embedding_D) for embedding_D in windows_ND)
+        return min(map(self.originals.novelty, embedding_ND, self.pictures(window_NT)))
+
+    @torch.inference_mode()
+    def pictures(self, window_NT: np.ndarray) -> np.ndarray:
+        """What is kept of originals beside their embeddings, of windows: (N, F, M)."""
+        return seen(self.log_mel(torch.from_numpy(window_NT).to(self.device)).cpu().numpy())
 
     def embed(self, waves: Sequence[np.ndarray]) -> np.ndarray:
         """(B, D) unit CLAP embeddings of waves (T,) of any length at the model's rate: of several windows the mean counts."""
-        return self._together(self._hear(waves))
+        return self._together(self._hear([self.windows(wave_T) for wave_T in waves]))
 
     def windows(self, wave_T: np.ndarray) -> np.ndarray:
         """What CLAP hears of a wave at a time, (N, samples): as few windows as hold it; a shorter wave is repeated to fill one.
@@ -80,18 +89,16 @@ class RankStage:
         return np.stack([level(window_T) for window_T in audible(window_NT)])
 
     @torch.inference_mode()
-    def _hear(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of each wave the embeddings of its windows (N, D)."""
-        if not waves:
+    def _hear(self, windows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of each wave's windows (N, T) the embeddings (N, D)."""
+        if not windows:
             return []
-        # windows of all waves, so that clips of different durations share a batch
-        heard = [self.windows(wave_T) for wave_T in waves]
-        window_NT = np.concatenate(heard)
+        window_NT = np.concatenate(windows)  # of all waves, so that clips of different durations share a batch
         embedded = []
         for start in range(0, len(window_NT), MAX_ROWS):
             wave_BT = torch.from_numpy(window_NT[start : start + MAX_ROWS]).to(self.device)
             embedded.append(self.clap.audio_embed(wave_BT, self.sample_rate_hz).cpu().numpy())
-        return np.split(np.concatenate(embedded), np.cumsum([len(window) for window in heard])[:-1])
+        return np.split(np.concatenate(embedded), np.cumsum([len(window_NT) for window_NT in windows])[:-1])
 
     def _together(self, heard: Sequence[np.ndarray]) -> np.ndarray:
         """(B, D) from the windows' (N, D) of each wave."""

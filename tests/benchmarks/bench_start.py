@@ -1,8 +1,9 @@
 """How long one sound takes from nothing: `python tests/benchmarks/bench_start.py [--repeats 5]`.
 
 Each figure is of a fresh process that does what `foley generate "a dog bark"` does: imports, the shipped model, one clip of
-4 s, best of 3, its three files. The named alternative loads as one would without thinking of it: librosa and scikit-learn, which
-laion-clap's package imports, the garbage collector on, and a CLAP for each stage that has to do with one. Alternating; medians.
+4 s, best of 3, its three files. The named alternative loads as one would without thinking of it: librosa and scikit-learn,
+which laion-clap's package imports, the garbage collector on, a CLAP for each stage that has to do with one. Alternating;
+medians.
 """
 
 import argparse
