@@ -5,7 +5,7 @@
       model_index.json    diffusers' table of parts
       clap/ tuning/ unet/ vae/ vocoder/    config.json and safetensors
       scheduler/          the noise schedule in diffusers' words
-      originals.safetensors    the recordings that it learned from, as CLAP hears and mel pictures show them, if it was given them
+      originals.safetensors    what it learned from, as CLAP hears and mel pictures show it, if it was given that (originals.py)
 
 A folder may hold some of the parts (what one training task made); `assemble` puts parts of several folders together and
 refuses those that were not made for each other.
