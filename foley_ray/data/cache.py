@@ -26,7 +26,7 @@ from foley_ray.audio.mel import LogMel
 from foley_ray.checkpoint import Part, PartInfo, find_parts, load_part, model_folder
 from foley_ray.config import USUAL_AUGMENTATION, Augmentation
 from foley_ray.data.cluster import ensure_ray, forgive_actors, quiet_progress
-from foley_ray.data.dataset import Columns, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
+from foley_ray.data.dataset import Columns, Drawing, StreamSettings, TrainingStream, Window, collate, row_rng, training_stream
 from foley_ray.data.folder import Folder, absolute, has_file, read_text
 from foley_ray.data.manifest import DATA_FOLDER, Split, load_info
 from foley_ray.data.staging import staging
@@ -229,13 +229,13 @@ class LatentWindow(Window):
     def __init__(
         self,
         table: pa.Table,
-        index: int,
+        drawing: Drawing,
         settings: StreamSettings,
         classes: Mapping[str, int],
         *,
         latent_shape: tuple[int, ...],
     ):
-        super().__init__(table, index, settings, classes)
+        super().__init__(table, drawing, settings, classes)
         self.latent_shape = latent_shape
         self.latents, self.embeddings = table["latent"], table["audio_embedding"]
         self.captions, self.manners = table["caption"].to_pylist(), table["manner"].to_pylist()

@@ -4,9 +4,9 @@ What is drawn when is decided by pure functions of (seed, epoch): `epoch_order` 
 each drawn row its own randomness, `TrainingStream.pieces` lays windows end to end. A worker's share of a step follows from its
 rank and the number of workers, so a resumed run asks for exactly the rows that the unbroken one would have seen.
 
-A window is a run of row groups (a small set is a single window, so an epoch is one perfect shuffle; a large one is read in
-permuted windows and never held whole). With fewer windows than workers, workers share a window and take turns at its batches;
-with more, each worker reads windows of its own, and nothing is read twice.
+A window is some of the row groups, from all over the set, for sources come sorted by class: a small set is a single window, so
+an epoch is one perfect shuffle; a large one is read in permuted windows and never held whole. With fewer windows than workers,
+workers share a window and take turns at its batches; with more, each worker reads windows of its own. Nothing is read twice.
 """
 
 import difflib
@@ -38,7 +38,8 @@ from foley_ray.errors import DatasetError
 from foley_ray.settings import Settings
 from foley_ray.spec import AudioSpec
 
-WINDOW_ROWS = 4096
+WINDOW_ROWS, WINDOW_BYTES = 4096, 512 * 2**20
+"""What a window holds at most, about: of long recordings fewer rows."""
 BLOCK_BYTES = 16 * 2**20
 """What a reading task hands over at a time: some ninety crops of 4 s as 16-bit. With 4 MiB `_Breather` was the limit."""
 READERS = 2
@@ -84,19 +85,37 @@ def row_rng(seed: int, epoch: int, draw: int, sha256: str) -> np.random.Generato
     return np.random.default_rng([seed, epoch, draw, int(sha256[:15], 16)])
 
 
-def epoch_order(class_ids: np.ndarray, seed: int, epoch: int, window: int, balance: float) -> np.ndarray:
-    """Row indices in the order of one epoch of a window: a permutation, or with `balance` as many weighted draws.
+def draws_per_row(class_ids: np.ndarray, balance: float) -> np.ndarray:
+    """How often each row of a whole set is drawn in an epoch, on average (N,): once, or with `balance` by its class.
 
     A class of n rows weighs n ** (1 - balance): with 0 each row is drawn once, with 1 each class equally often.
     """
-    rng = np.random.default_rng([seed, epoch, window])
     if balance == 0:
-        return rng.permutation(len(class_ids))
+        return np.ones(len(class_ids))
     _, inverse, counts = np.unique(class_ids, return_inverse=True, return_counts=True)
     weight = counts.astype(np.float64) ** (1 - balance)
-    expected = (weight / weight.sum() / counts)[inverse] * len(class_ids)
+    per_row: np.ndarray = (weight / weight.sum() / counts)[inverse] * len(class_ids)
+    return per_row
+
+
+class Drawing(NamedTuple):
+    """What an epoch draws of a window."""
+
+    window: int
+    share: np.ndarray
+    """(N,): each row's, in proportion to the others'."""
+    rows: int
+
+
+def epoch_order(drawing: Drawing, seed: int, epoch: int) -> np.ndarray:
+    """Row indices in the order of one epoch of a window. Of equal shares and as many draws as rows that is a permutation."""
+    rng = np.random.default_rng([seed, epoch, drawing.window])
+    share = drawing.share
+    if drawing.rows == len(share) and np.ptp(share) == 0:
+        return rng.permutation(len(share))
+    expected = share / share.sum() * drawing.rows
     # each row whole times, the rest by systematic sampling: the share of every class is met to within one draw
-    order = rng.permutation(len(class_ids))
+    order = rng.permutation(len(share))
     steps = np.floor(np.cumsum(expected[order]) + rng.random())
     drawn = np.repeat(order, np.diff(steps, prepend=0).astype(int))
     return rng.permutation(drawn)
@@ -108,8 +127,8 @@ class Window(ABC):
     columns: tuple[str, ...]
     """What it reads of the files, beside class, split, shippable and sha256."""
 
-    def __init__(self, table: pa.Table, index: int, settings: StreamSettings, classes: Mapping[str, int]):
-        self.index, self.settings = index, settings
+    def __init__(self, table: pa.Table, drawing: Drawing, settings: StreamSettings, classes: Mapping[str, int]):
+        self.drawing, self.settings = drawing, settings
         self.names: list[str] = table["class"].to_pylist()
         self.ids: list[str] = table["sha256"].to_pylist()
         self.shippable: list[bool] = table["shippable"].to_pylist()
@@ -119,8 +138,7 @@ class Window(ABC):
     def rows(self, epoch: int, start: int, stop: int) -> list[dict[str, Any]]:
         """The draws start to stop - 1 of an epoch."""
         if self._order[0] != epoch:
-            settings = self.settings
-            self._order = (epoch, epoch_order(self.class_ids, settings.seed, epoch, self.index, settings.balance))
+            self._order = (epoch, epoch_order(self.drawing, self.settings.seed, epoch))
         drawn = []
         for draw in range(start, stop):
             row = int(self._order[1][draw])
@@ -139,8 +157,10 @@ class AudioWindow(Window):
 
     columns = ("audio", "caption", "other_captions")
 
-    def __init__(self, table: pa.Table, index: int, settings: StreamSettings, classes: Mapping[str, int], *, spec: AudioSpec):
-        super().__init__(table, index, settings, classes)
+    def __init__(
+        self, table: pa.Table, drawing: Drawing, settings: StreamSettings, classes: Mapping[str, int], *, spec: AudioSpec
+    ):
+        super().__init__(table, drawing, settings, classes)
         self.spec = spec
         self.audio, self.captions = table["audio"], table["caption"].to_pylist()
         # absent from datasets of before it was there
@@ -225,12 +245,16 @@ class TrainingStream:
             raise DatasetError(f"dataset {folder} is damaged ({error}); make it again") from None
         if not groups:
             raise DatasetError(f"dataset {folder} has no Parquet files in {DATA_FOLDER}/; make it again")
-        sizes = [table.num_rows for table in selected]
-        self.present = tuple(sorted({name for table in selected for name in table["class"].unique().to_pylist() if name}))
+        names = [name for table in selected for name in table["class"].to_pylist()]
+        self.present = tuple(sorted({name for name in names if name}))
         """The classes that the wanted rows belong to."""
-        self._groups = [group for group, size in zip(groups, sizes, strict=True) if size]
-        self.sizes = [size for size in sizes if size]
-        self.rows_per_epoch = sum(sizes)
+        ends = np.cumsum([table.num_rows for table in selected])
+        shares = np.split(draws_per_row(np.array(list(map(str, names))), settings.balance), ends[:-1])
+        self._groups = [group for group, share in zip(groups, shares, strict=True) if len(share)]
+        self._shares = [share for share in shares if len(share)]
+        self.sizes = [max(1, round(float(share.sum()))) for share in self._shares]
+        """How many rows are drawn of each window in an epoch: as many as it has, more or less if classes are balanced."""
+        self.rows_per_epoch = sum(self.sizes)
 
     def pieces(self, lane: int, lanes: int, from_row: int = 0) -> Iterator[Piece]:
         """The windows of one of several lanes, for ever, from the one that holds `from_row` on.
@@ -264,7 +288,9 @@ class TrainingStream:
             while len(rows) < batch_rows:
                 while row >= piece.start + piece.size:
                     before, piece = piece, next(pieces)
-                    window = window if piece.window == before.window else self._window(piece.window)
+                    if piece.window != before.window:
+                        del window  # before the next one is there, not after
+                        window = self._window(piece.window)
                 taken = min(batch_rows - len(rows), piece.start + piece.size - row)
                 rows += window.rows(piece.epoch, row - piece.start, row - piece.start + taken)
                 row += taken
@@ -293,7 +319,8 @@ class TrainingStream:
         return stream
 
     def _window(self, index: int) -> Window:
-        return self._open(_selected(_read(self.folder, self._groups[index], self._columns), self.settings), index)
+        table = _selected(_read(self.folder, self._groups[index], self._columns), self.settings)
+        return self._open(table, Drawing(index, self._shares[index], self.sizes[index]))
 
 
 def training_stream(dataset: Folder, settings: StreamSettings, spec: AudioSpec) -> TrainingStream:
@@ -354,19 +381,18 @@ class Collate(NumpyBatchCollateFn):  # type: ignore[misc]
 
 
 def _windows(dataset: Folder) -> list[list[tuple[str, int]]]:
-    """The dataset's row groups, (file, index), in runs of about WINDOW_ROWS rows."""
-    windows: list[list[tuple[str, int]]] = [[]]
-    held = 0
+    """The dataset's row groups, (file, index), dealt in turn to as many windows as keep each within WINDOW_ROWS and _BYTES."""
+    groups: list[tuple[str, int]] = []
+    rows = size = 0
     for name in parquet_files(dataset, DATA_FOLDER):
         with open_file(dataset, name) as file:
             metadata = pq.read_metadata(file)
-        for group in range(metadata.num_row_groups):
-            if held >= WINDOW_ROWS:
-                windows.append([])
-                held = 0
-            windows[-1].append((name, group))
-            held += metadata.row_group(group).num_rows
-    return windows
+        for index in range(metadata.num_row_groups):
+            groups.append((name, index))
+            rows += metadata.row_group(index).num_rows
+            size += metadata.row_group(index).total_byte_size
+    windows = min(len(groups), max(-(-rows // WINDOW_ROWS), -(-size // WINDOW_BYTES)))
+    return [groups[first::windows] for first in range(windows)]
 
 
 def _read(dataset: Folder, window: list[tuple[str, int]], columns: tuple[str, ...]) -> pa.Table:

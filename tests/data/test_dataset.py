@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from foley_ray.config import Augmentation
 from foley_ray.data import dataset as stream_module
 from foley_ray.data import ingest as ingest_module
-from foley_ray.data.dataset import StreamSettings, TrainingStream, collate, epoch_order, row_rng, training_stream
+from foley_ray.data.dataset import (
+    Drawing,
+    StreamSettings,
+    TrainingStream,
+    collate,
+    draws_per_row,
+    epoch_order,
+    row_rng,
+    training_stream,
+)
 from foley_ray.data.ingest import ingest
 from foley_ray.data.manifest import load_info
 from foley_ray.data.procedural import write_recordings
@@ -35,14 +44,14 @@ def dataset(ray_local, tmp_path_factory) -> Path:
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=200), st.integers(0, 9), st.integers(0, 9))
 def test_an_epoch_without_balance_is_a_permutation(ids: list[int], seed: int, epoch: int) -> None:
-    order = epoch_order(np.array(ids), seed, epoch, 0, balance=0)
+    order = epoch_order(Drawing(0, draws_per_row(np.array(ids), 0), len(ids)), seed, epoch)
     assert sorted(order) == list(range(len(ids)))
 
 
 @given(st.lists(st.integers(0, 4), min_size=5, max_size=300), st.integers(0, 99))
 def test_full_balance_draws_every_class_equally_often(ids: list[int], seed: int) -> None:
     class_ids = np.array(ids)
-    order = epoch_order(class_ids, seed, 0, 0, balance=1)
+    order = epoch_order(Drawing(0, draws_per_row(class_ids, 1), len(ids)), seed, 0)
     drawn = Counter(class_ids[order].tolist())
     share = len(ids) / len(set(ids))
     # systematic sampling in a shuffled row order: each row meets its expectation to one draw
@@ -54,10 +63,11 @@ def test_full_balance_draws_every_class_equally_often(ids: list[int], seed: int)
 
 
 def test_epochs_and_seeds_differ_and_repeat() -> None:
-    ids = np.zeros(50, int)
-    assert np.array_equal(epoch_order(ids, 1, 2, 0, 0), epoch_order(ids, 1, 2, 0, 0))
-    assert not np.array_equal(epoch_order(ids, 1, 2, 0, 0), epoch_order(ids, 1, 3, 0, 0))
-    assert not np.array_equal(epoch_order(ids, 1, 2, 0, 0), epoch_order(ids, 2, 2, 0, 0))
+    drawing = Drawing(0, np.ones(50), 50)
+    assert np.array_equal(epoch_order(drawing, 1, 2), epoch_order(drawing, 1, 2))
+    assert not np.array_equal(epoch_order(drawing, 1, 2), epoch_order(drawing, 1, 3))
+    assert not np.array_equal(epoch_order(drawing, 1, 2), epoch_order(drawing, 2, 2))
+    assert not np.array_equal(epoch_order(drawing, 1, 2), epoch_order(drawing._replace(window=1), 1, 2))
 
 
 def test_a_rows_randomness_depends_on_everything_that_names_the_draw() -> None:
@@ -102,6 +112,38 @@ def test_workers_share_every_epoch_and_read_nothing_twice(dataset: Path, monkeyp
         rows = [sha256 for its, sha256 in drawn if its == epoch]
         assert len(rows) == len(set(rows)), "a row was read twice in one epoch"
         assert len(rows) >= stream.rows_per_epoch - world * max(stream.sizes) * (epoch == 1)
+
+
+def test_every_window_of_a_set_sorted_by_class_holds_something_of_all_of_it(dataset: Path, monkeypatch) -> None:
+    """Windows of neighbouring rows would hold a class or two each, and whole batches of one class teach CLAP nothing."""
+    train = load_info(dataset).rows("train")
+    monkeypatch.setattr(stream_module, "WINDOW_ROWS", train // 2)
+    stream = training_stream(dataset, StreamSettings(), SPEC)
+    assert len(stream.sizes) >= 2
+    held = [set(stream._window(index).names) for index in range(len(stream.sizes))]
+    # files of four rows, classes of five: windows of neighbours would hold four or five of the ten classes
+    assert min(map(len, held)) >= 6, held
+
+
+def test_windows_of_long_recordings_hold_fewer_rows(dataset: Path, monkeypatch) -> None:
+    monkeypatch.setattr(stream_module, "WINDOW_BYTES", 300_000)
+    assert len(training_stream(dataset, StreamSettings(), SPEC).sizes) > 2
+
+
+@pytest.mark.parametrize("window_rows", [8, 1000])
+def test_classes_are_balanced_over_the_whole_set_not_window_by_window(dataset: Path, monkeypatch, window_rows: int) -> None:
+    monkeypatch.setattr(stream_module, "WINDOW_ROWS", window_rows)
+    stream = training_stream(dataset, StreamSettings(balance=1.0), SPEC)
+    epochs = 8
+    drawn = Counter(
+        int(class_id)
+        for batch in stream.batches(0, 1, 1, range(epochs * stream.rows_per_epoch))
+        for class_id in batch["class_id"]
+    )
+    expected = epochs * stream.rows_per_epoch / len(stream.present)
+    assert len(drawn) == len(stream.present)
+    # a window draws whole rows: half a row off in each window of each epoch is the most
+    assert max(abs(count / expected - 1) for count in drawn.values()) < 0.15, drawn
 
 
 @given(st.integers(0, 40), st.integers(1, 3), st.integers(1, 5))
