@@ -19,6 +19,7 @@ from foley_ray.data.augment import SHORT_S
 from foley_ray.data.manifest import DATA_FOLDER, DatasetInfo, Split, load_info
 from foley_ray.errors import DatasetError
 from foley_ray.spec import AudioSpec
+from foley_ray.stages.rank import audible
 
 STREAM_ROWS = 64
 PACE_S = 0.5
@@ -90,3 +91,15 @@ def clip(wave_T: np.ndarray, spec: AudioSpec) -> np.ndarray:
 def clips(waves: Sequence[np.ndarray], spec: AudioSpec) -> np.ndarray:
     """(N, T) of `clip`."""
     return np.stack([clip(wave_T, spec) for wave_T in waves]) if waves else np.zeros((0, spec.clip_samples), dtype=np.float32)
+
+
+def stretches(wave_T: np.ndarray, spec: AudioSpec, samples: int) -> Iterator[np.ndarray]:
+    """What a clip may be a copy of: half-overlapping stretches (T,) of `samples`, but for those that are nearly silent.
+
+    A recording that is no longer than one is heard as all judges hear it.
+    """
+    if len(wave_T) <= samples:
+        yield clip(wave_T, spec)[:samples]
+        return
+    starts = [*range(0, len(wave_T) - samples, samples // 2), len(wave_T) - samples]
+    yield from audible(np.stack([wave_T[start : start + samples] for start in starts]))

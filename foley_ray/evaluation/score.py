@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from foley_ray.audio.wave import level
 from foley_ray.checkpoint import read_info
 from foley_ray.config import USUAL, ClipSettings
 from foley_ray.errors import ConfigError, DatasetError
@@ -21,7 +22,7 @@ from foley_ray.evaluation.classifier import Classifier
 from foley_ray.evaluation.embed import ClapEncoder, log_mels, shape_distance
 from foley_ray.evaluation.ladder import rungs
 from foley_ray.evaluation.made import Made, made_clips
-from foley_ray.evaluation.recordings import Recording, clips
+from foley_ray.evaluation.recordings import Recording, clips, stretches
 from foley_ray.spec import AudioSpec
 
 MIN_RECORDINGS = 10
@@ -45,17 +46,24 @@ class Real:
     eval_recordings: np.ndarray
     learned_N: np.ndarray
     """Whether the model learned from the train clip: what it never heard it cannot have copied."""
+    stretch_KT: np.ndarray
+    """All that training crops are cut from: a train clip is the beginning of its recording alone."""
+    stretch_of_K: np.ndarray
+    """Which train clip's recording each stretch is of."""
 
     @classmethod
     def of(cls, rows: Sequence[Recording], spec: AudioSpec, shippable_only: bool = False) -> "Real":
         """Both splits of one class. `shippable_only`: the model that is judged learned from such rows alone."""
         train, held = ([row for row in rows if row.split == split] for split in ("train", "eval"))
+        all_of = [[level(part_T) for part_T in stretches(row.wave_T, spec, spec.clip_samples)] for row in train]
         return cls(
             clips([row.wave_T for row in train], spec),
             np.array([row.recording for row in train]),
             clips([row.wave_T for row in held], spec),
             np.array([row.recording for row in held]),
             np.array([row.shippable or not shippable_only for row in train], dtype=bool),
+            np.array([part_T for parts in all_of for part_T in parts]).reshape(-1, spec.clip_samples),
+            np.repeat(np.arange(len(train)), [len(parts) for parts in all_of]),
         )
 
     def reference(self, most: int | None = None) -> np.ndarray:
@@ -186,30 +194,30 @@ def _against(made_ND: np.ndarray, embed: Callable[[np.ndarray], np.ndarray], rea
 
 
 def novelty(wave_NT: np.ndarray, real: Real, clap: ClapEncoder, spec: AudioSpec) -> Numbers:
-    """Nearest clips that the model learned from, by CLAP and by mel picture, against two limits; held-out ones as the control.
+    """Nearest of all that the model learned from, by CLAP and by mel picture, against two limits; held-out ones as the control.
 
-    `like_for_like`: the first percentile of each real clip's distance to the nearest clip of another recording. `pairs`: that
-    of all pairs of different recordings. The nearest of n clips is nearer than a pair at random, so many real clips that no
+    `like_for_like`: the first percentile of each real clip's distance to the nearest stretch of another recording. `pairs`:
+    that of all such pairs. The nearest of n clips is nearer than a pair at random, so many real clips that no
     one copied fall under the second limit: read it beside its control.
     """
-    clap_ND, eval_ND, train_ND = clap.sounds(wave_NT), clap.sounds(real.eval_NT), clap.sounds(real.train_NT)
-    mel_NFM, eval_NFM, train_NFM = (log_mels(x, spec) for x in (wave_NT, real.eval_NT, real.train_NT))
+    taught = np.flatnonzero(real.learned_N[real.stretch_of_K])
+    if not len(taught):  # nothing of this class: nothing to copy
+        return {}
+    sets = wave_NT, real.eval_NT, real.train_NT
+    clap_KD, mel_KFM = clap.sounds(real.stretch_KT), log_mels(real.stretch_KT, spec)
     distances = {
-        "clap": (1 - clap_ND @ train_ND.T, 1 - eval_ND @ train_ND.T, 1 - train_ND @ train_ND.T),
-        "mel": tuple(shape_distance(x, train_NFM) for x in (mel_NFM, eval_NFM, train_NFM)),
+        "clap": [1 - clap.sounds(set_NT) @ clap_KD.T for set_NT in sets],
+        "mel": [shape_distance(log_mels(set_NT, spec), mel_KFM) for set_NT in sets],
     }
-    other = real.train_recordings[:, None] != real.train_recordings[None]
-    learned = np.flatnonzero(real.learned_N)
+    other = real.train_recordings[:, None] != real.train_recordings[real.stretch_of_K][None]
     numbers: Numbers = {}
     for measure, (to_made, to_held, within) in distances.items():
-        if not len(learned):  # nothing of this class: nothing to copy
-            continue
-        made, held = to_made[:, learned], to_held[:, learned]
+        made, held = to_made[:, taught], to_held[:, taught]
         nearest_other = np.where(other, within, np.inf).min(axis=1)
         numbers[measure] = {
             "nearest_median": float(np.median(made.min(axis=1))),
             "nearest_median_real": float(np.median(held.min(axis=1))),
-            "nearest_train_clip": [int(i) for i in learned[made.argmin(axis=1)]],
+            "nearest_train_clip": [int(row) for row in real.stretch_of_K[taught[made.argmin(axis=1)]]],
         }
         limits = {"like_for_like": nearest_other[np.isfinite(nearest_other)], "pairs": within[other]}
         for rule, values in limits.items():
