@@ -37,7 +37,7 @@ class Ingress:
     ):
         self.settings = settings
         self.batches = batches
-        graph = Graph(settings, condition, sample, vocode, rank)
+        graph = Graph(settings, condition, sample, vocode, rank, settings.limits.request_s)
         info = read_info(settings.model or shipped_model())
         self.generation = Generation(graph, info, settings.limits)
 

@@ -46,7 +46,7 @@ def batch_routes(store: Store, runner: DeploymentHandle) -> APIRouter:
     async def content(file_id: str) -> FileResponse:
         return FileResponse(store.content(file_id), media_type=JSON_LINES)
 
-    @router.delete("/v1/files/{file_id}")
+    @router.delete("/v1/files/{file_id}", responses={409: {"model": ErrorBody}})
     async def delete_file(file_id: str) -> dict[str, Any]:
         await asyncio.to_thread(store.delete_file, file_id)
         return {"id": file_id, "object": "file", "deleted": True}

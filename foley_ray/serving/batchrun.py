@@ -6,14 +6,15 @@ Whatever stops it (a crash, a restart, a new version), it looks at the disk when
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.handle import DeploymentHandle
 
 from foley_ray.checkpoint import read_info, shipped_model
-from foley_ray.errors import Overloaded, Unavailable
+from foley_ray.errors import OutputError, Overloaded, Unavailable
 from foley_ray.serving.batchstore import ENDED, BatchObject, Counts, Status, Store
 from foley_ray.serving.generation import Generation
 from foley_ray.serving.graph import Graph
@@ -56,62 +57,113 @@ class BatchRunner:
         assert settings.data is not None, "built only where there is a data folder"
         self.settings = settings
         self.store = Store(settings.data)
-        graph = Graph(settings, condition, sample, vocode, rank)
+        graph = Graph(settings, condition, sample, vocode, rank)  # a line may take what the batch has left
         self.generation = Generation(graph, read_info(settings.model or shipped_model()), settings.limits)
         self.slots = asyncio.Semaphore(settings.batch_concurrency)
         self.running: dict[str, asyncio.Task[None]] = {}
+        self.ending: set[str] = set()
         for batch in reversed(self.store.batches()):
-            if batch.status not in ENDED:
-                self._start(batch.id)
+            if batch.status in ENDED:
+                self.store.drop_results(batch)  # where that was all that was left to do
+            else:
+                self._start(batch)
 
     async def run(self, batch_id: str) -> None:
         """Begin a batch that has been stored."""
-        if batch_id not in self.running and self.store.batch(batch_id).status not in ENDED:
-            self._start(batch_id)
+        batch = self.store.batch(batch_id)
+        if batch_id not in self.running and batch.status not in ENDED:
+            self._start(batch)
 
     async def cancel(self, batch_id: str) -> BatchObject:
         """Lines under way leave at the next step; what is finished is kept and handed out. Raises BadRequest."""
         batch = self.store.batch(batch_id)
-        if batch.status in ENDED:
-            raise BadRequest(
-                f"batch {batch_id} is {batch.status} already and cannot be cancelled", "not_running", "batch_id", 409
-            )
+        if batch.status == "cancelling":
+            return batch
+        if batch.status in ENDED or batch_id in self.ending:
+            status = batch.status if batch.status in ENDED else "ending"
+            raise BadRequest(f"batch {batch_id} is {status} already and cannot be cancelled", "not_running", "batch_id", 409)
         batch = batch.at("cancelling")
         self.store.save(batch)
         if task := self.running.get(batch_id):
             task.cancel()
             await asyncio.wait({task})
-        self._start(batch_id)
+        self._start(batch)
         return batch
 
-    def _start(self, batch_id: str) -> None:
-        task = asyncio.get_running_loop().create_task(self._work(batch_id))
-        self.running[batch_id] = task
-        task.add_done_callback(lambda _: self.running.get(batch_id) is task and self.running.pop(batch_id))
+    def _start(self, batch: BatchObject) -> None:
+        task = asyncio.get_running_loop().create_task(self._work(batch.id, batch.expires_at))
+        self.running[batch.id] = task
+        task.add_done_callback(lambda _: self.running.get(batch.id) is task and self.running.pop(batch.id))
 
-    async def _work(self, batch_id: str) -> None:
-        """From wherever the batch stands to its end."""
-        try:
-            batch = self.store.batch(batch_id)
-            if batch.status == "validating":
-                batch = await asyncio.to_thread(self._validate, batch)
-            end: Status = "cancelled" if batch.status == "cancelling" else "completed"
-            if batch.status == "in_progress":
+    async def _work(self, batch_id: str, expires_at: int) -> None:
+        """From wherever the batch stands to its end. Nothing else moves it on, so it comes there whatever goes wrong."""
+        pause_s = 1.0
+        while True:
+            try:
                 try:
-                    async with asyncio.timeout(max(0, batch.expires_at - batch.created_at)):
-                        await self._generate(batch)
-                except TimeoutError:
-                    end = "expired"
-            if batch.status not in ENDED:
-                await asyncio.to_thread(self._finish, batch, end)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # a full disk, say: it is tried again at the next start
-            log.error("batch %s stopped", batch_id, exc_info=error)
+                    await self._advance(batch_id)
+                except Exception as error:
+                    if isinstance(error, OSError | OutputError) and time.time() < expires_at:
+                        raise
+                    await self._fail(batch_id, error)
+                return
+            except (OSError, OutputError) as error:  # a full disk, say, which could not take the end of the batch either
+                log.warning("batch %s is tried again in %g s: %s", batch_id, pause_s, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, PATIENCE_S)
 
-    def _validate(self, batch: BatchObject) -> BatchObject:
-        """Check every line's form before any is made; a batch that cannot be read fails as a whole, and says where."""
-        errors, seen, total = [], set[str](), 0
+    async def _advance(self, batch_id: str) -> None:
+        """Validate, generate, finish: what of it is still to be done."""
+        batch = self.store.batch(batch_id)
+        if batch.status in ENDED:
+            return
+        if batch.status == "validating":
+            total, errors = await asyncio.to_thread(self._validate, batch)
+            if errors:
+                await self._end(batch_id, "failed", errors)
+                return
+            batch = batch.at("in_progress", request_counts=Counts(total=total))
+            self.store.save(batch)
+        end: Status = "cancelled" if batch.status == "cancelling" else "completed"
+        if batch.status == "in_progress" and not await self._generate_in_time(batch):
+            end = "expired"
+        await self._end(batch_id, end)
+
+    async def _fail(self, batch_id: str, error: Exception) -> None:
+        """End a batch that cannot go on; what it made is handed out."""
+        said = json.loads(bytes(answer(error, batch_id).body))["error"]
+        errors = [{"code": said["code"], "message": said["message"], "param": said["param"], "line": None}]
+        try:
+            await self._end(batch_id, "failed", errors)
+        except ValueError as torn:  # an outcome that a power failure left half written
+            log.error("batch %s cannot hand out what it made", batch_id, exc_info=torn)
+            self.store.save(_failed(self.store.batch(batch_id), errors))
+
+    async def _generate_in_time(self, batch: BatchObject) -> bool:
+        """False where the batch's time is over first."""
+        left_s = batch.expires_at - time.time()
+        if left_s <= 0:
+            return False
+        try:
+            async with asyncio.timeout(left_s) as limit:
+                await self._generate(batch)
+        except TimeoutError:
+            if not limit.expired():  # the disk's, not ours
+                raise
+            return False
+        return True
+
+    async def _end(self, batch_id: str, end: Status, errors: Sequence[dict[str, Any]] = ()) -> None:
+        """Finish in a thread, which cannot be stopped: meanwhile the batch is not cancelled, or two would write it."""
+        self.ending.add(batch_id)
+        try:
+            await asyncio.to_thread(self._finish, batch_id, end, errors)
+        finally:
+            self.ending.discard(batch_id)
+
+    def _validate(self, batch: BatchObject) -> tuple[int, list[dict[str, Any]]]:
+        """Check every line's form before any is made: how many lines there are, and what is wrong where. Raises BadRequest."""
+        errors, seen, total = list[dict[str, Any]](), set[str](), 0
         for number, text in enumerate(self.store.lines(batch), start=1):
             total = number
             problem = _problem(text, batch.endpoint, seen)
@@ -123,22 +175,21 @@ class BatchRunner:
                     break
         if not total:
             errors.append({"code": "empty_file", "message": "the input file holds no line", "param": None, "line": None})
-        if errors:
-            batch = batch.at("failed", errors={"object": "list", "data": errors})
-        else:
-            batch = batch.at("in_progress", request_counts=Counts(total=total))
-        self.store.save(batch)
-        return batch
+        return total, errors
 
     async def _generate(self, batch: BatchObject) -> None:
-        """Make what has no outcome yet."""
+        """Make what has no outcome yet. Raises BadRequest where the input is not what it was, OutputError for a disk."""
         finished = self.store.finished_lines(batch)
-        async with asyncio.TaskGroup() as group:
-            for number, text in enumerate(self.store.lines(batch)):
-                if number not in finished:
-                    await self.slots.acquire()
-                    task = group.create_task(self._line(batch, number, Line.model_validate_json(text)))
-                    task.add_done_callback(lambda _: self.slots.release())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, text in enumerate(self.store.lines(batch)):
+                    if number not in finished:
+                        line = Line.model_validate_json(text)
+                        await self.slots.acquire()
+                        task = group.create_task(self._line(batch, number, line))
+                        task.add_done_callback(lambda _: self.slots.release())
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def _line(self, batch: BatchObject, number: int, line: Line) -> None:
         request_id = f"{batch.id}-{number}"
@@ -179,21 +230,22 @@ class BatchRunner:
         counts = counts.model_copy(update={name: getattr(counts, name) + 1})
         self.store.save(current.model_copy(update={"request_counts": counts}))
 
-    def _finish(self, batch: BatchObject, end: Status) -> None:
+    def _finish(self, batch_id: str, end: Status, errors: Sequence[dict[str, Any]]) -> None:
         """Put outcomes together into the output and the error file. Their ids follow from the batch's: again is the same."""
+        batch = self.store.batch(batch_id)
         if end == "completed":
-            self.store.save(batch := self.store.batch(batch.id).at("finalizing"))
+            self.store.save(batch := batch.at("finalizing"))
+        finished = self.store.finished_lines(batch)  # read once: what a thread still writes must not fall between the two
         counts = {True: 0, False: 0}
         unmade = 0
 
         def outcomes(good: bool) -> Iterator[bytes]:
             nonlocal unmade
-            for outcome in self.store.results(batch):
+            for outcome in self.store.results(batch, finished):
                 if (outcome["response"]["status_code"] == 200) == good:
                     counts[good] += 1
                     yield json.dumps(outcome).encode() + b"\n"
-            if not good and end in UNMADE:
-                finished = self.store.finished_lines(batch)
+            if not good and end in UNMADE and batch.in_progress_at:  # before that nobody has checked the lines
                 for number, text in enumerate(self.store.lines(batch)):
                     if number not in finished:
                         unmade += 1
@@ -209,7 +261,13 @@ class BatchRunner:
                 self.store.delete_file(file_id)
         total = batch.request_counts.total
         found = Counts(total=total, completed=counts[True], failed=counts[False])
-        self.store.save(batch.at(end, request_counts=found, **ids))
+        batch = batch.model_copy(update={"request_counts": found, **ids})
+        self.store.save(_failed(batch, errors) if errors else batch.at(end))
+        self.store.drop_results(batch)
+
+
+def _failed(batch: BatchObject, errors: Sequence[dict[str, Any]]) -> BatchObject:
+    return batch.at("failed", errors={"object": "list", "data": list(errors)})
 
 
 def _unmade(batch: BatchObject, number: int, text: str, end: Status) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     DATA/files/file-ID/content, file.json                an upload, or what a batch made; file.json is written last
     DATA/batches/batch_ID/batch.json                     where the batch stands
-    DATA/batches/batch_ID/results/000017.json            outcome of line 17, whole or absent: what is there is never made again
+    DATA/batches/batch_ID/results/000017.json            outcome of line 17, whole or absent: what is there is never made again;
+                                                         removed once the output and the error file of the batch hold it
 
 Names that a user chose are kept inside the JSON; paths are made of our own ids alone.
 """
@@ -116,8 +117,16 @@ class Store:
         return sorted(found, key=lambda item: (-item.created_at, item.id))
 
     def delete_file(self, file_id: str) -> None:
-        """Raises BadRequest (404) for a file that is not there."""
+        """Raises BadRequest for a file that is not there (404), or that a batch still reads from (409)."""
         self.file(file_id)
+        for batch in self.batches():
+            if batch.input_file_id == file_id and batch.status not in ENDED:
+                raise BadRequest(
+                    f"file {file_id} is the input of batch {batch.id}, which is {batch.status}: cancel it, or let it end",
+                    "file_in_use",
+                    "file_id",
+                    status=409,
+                )
         folder = self._place("files", file_id, "file")
         (folder / "file.json").unlink()  # first: from here on it is not there
         shutil.rmtree(folder)
@@ -158,9 +167,17 @@ class Store:
     # lines of a batch
 
     def lines(self, batch: BatchObject) -> Iterator[str]:
-        """The input's lines that hold something."""
-        with self.content(batch.input_file_id).open(encoding="utf-8") as file:
-            yield from (line for line in file if line.strip())
+        """The input's lines that hold something. Raises BadRequest if it is not there, or is no UTF-8."""
+        with self.content(batch.input_file_id).open(encoding="utf-8-sig") as file:  # Windows marks UTF-8 at its beginning
+            try:
+                yield from (line for line in file if line.strip())
+            except UnicodeDecodeError as error:
+                raise BadRequest(
+                    f"file {batch.input_file_id} is no UTF-8 text, as its byte 0x{error.object[error.start]:02x} shows; "
+                    "save it as UTF-8 (`>` of Windows PowerShell writes UTF-16)",
+                    "invalid_encoding",
+                    "input_file_id",
+                ) from None
 
     def add_result(self, batch: BatchObject, line: int, outcome: dict[str, Any]) -> None:
         """Keep a line's outcome for good."""
@@ -170,10 +187,14 @@ class Store:
         """Lines with an outcome."""
         return {int(path.stem) for path in self._results(batch).glob("[0-9]*.json")}
 
-    def results(self, batch: BatchObject) -> Iterator[dict[str, Any]]:
-        """Outcomes in the input's order."""
-        for path in sorted(self._results(batch).glob("[0-9]*.json")):
-            yield json.loads(path.read_text())
+    def results(self, batch: BatchObject, lines: set[int]) -> Iterator[dict[str, Any]]:
+        """Outcomes of these lines, in the input's order."""
+        for line in sorted(lines):
+            yield json.loads((self._results(batch) / f"{line:06d}.json").read_text(encoding="utf-8"))
+
+    def drop_results(self, batch: BatchObject) -> None:
+        """Remove the outcomes of a batch that has ended; what resists stays."""
+        shutil.rmtree(self._results(batch), ignore_errors=True)
 
     def _results(self, batch: BatchObject) -> Path:
         return self._place("batches", batch.id, "batch") / "results"

@@ -12,7 +12,7 @@ from foley_ray.audio.encode import Encoding, encode
 from foley_ray.audio.wave import resample
 from foley_ray.checkpoint import ModelInfo
 from foley_ray.clip import OUTPUT_RATE_HZ, Candidate, Clip, ClipRequest
-from foley_ray.config import MAX_SEED, USUAL, ClipSettings
+from foley_ray.config import MAX_SEED, ClipSettings
 from foley_ray.errors import PromptError
 from foley_ray.serving.graph import Graph, OnProgress
 from foley_ray.serving.schemas import (
@@ -24,6 +24,7 @@ from foley_ray.serving.schemas import (
     InfoResponse,
     SoundGenerationBody,
     check_prompt,
+    usual,
 )
 from foley_ray.serving.settings import Limits
 from foley_ray.spec import MAX_DURATION_S
@@ -104,9 +105,7 @@ class Generation:
             duration_s=body.duration_seconds or self.info.model.audio.clip_s,
             guidance=body.guidance,
             loop=body.loop,
-            candidates=min(USUAL.candidates, self.limits.candidates),  # the body has no field in which to ask for less
-            steps=min(USUAL.steps, self.limits.steps),
-            max_redraws=min(USUAL.max_redraws, self.limits.redraws),
+            **usual(self.limits),
         )
         seed = secrets.randbelow(MAX_SEED) if body.seed is None else body.seed
         return await self.sound(ClipRequest(body.text, seed, settings), encoding)
@@ -119,7 +118,7 @@ class Generation:
             preset=self.info.preset,
             licences=self.info.licences,
             sample_rate_hz=OUTPUT_RATE_HZ,
-            defaults=ClipSettings(duration_s=min(self.info.model.audio.clip_s, MAX_DURATION_S)),
+            defaults=ClipSettings(duration_s=min(self.info.model.audio.clip_s, MAX_DURATION_S), **usual(self.limits)),
             limits=self.limits,
         )
 

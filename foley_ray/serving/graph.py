@@ -46,8 +46,11 @@ class Graph:
         sample: DeploymentHandle,
         vocode: DeploymentHandle,
         rank: DeploymentHandle,
+        request_s: float | None = None,
     ):
+        """`request_s` is what a request may take; with none, it may take as long as it does."""
         self.settings = settings
+        self.request_s = request_s
         self.condition = condition
         self.sample = sample
         self.vocode = vocode
@@ -88,15 +91,15 @@ class Graph:
 
         with self._admitted(sum(request.settings.candidates for request in requests)):
             try:
-                async with asyncio.timeout(self.settings.limits.request_s), asyncio.TaskGroup() as group:
+                async with asyncio.timeout(self.request_s), asyncio.TaskGroup() as group:
                     tasks = [
                         group.create_task(self._clip(request, keep_all, partial(tell, index) if on_progress else None))
                         for index, request in enumerate(requests)
                     ]
             except TimeoutError:
+                batches = ", or use /v1/batches" if self.settings.data else ""
                 raise TimedOut(
-                    f"not finished within {self.settings.limits.request_s:g} s, the service's limit; "
-                    "ask for fewer candidates or steps, or use /v1/batches"
+                    f"not finished within {self.request_s:g} s, the service's limit; ask for fewer candidates or steps{batches}"
                 ) from None
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
@@ -30,7 +31,7 @@ class _TooLarge(Exception):
 
 
 class Guard:
-    """Answers 401 and 413 itself; lets everything else through with its request id at hand."""
+    """Answers 401, 403 and 413 itself; lets everything else through with its request id at hand."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], open_access: bool, limits: Limits):
         self.app = app
@@ -79,12 +80,12 @@ class Guard:
                 await too_large(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> JSONResponse | None:
-        """A 401 for requests to the API that come without a key that is known."""
+        """A 401 for requests to the API that come without a key that is known; without keys, a 403 for those of other sites."""
         if not _path(scope).startswith("/v1/") or self.open_access:
             return None
         if not self.keys:
             if _from_this_machine(scope, headers):
-                return None
+                return _other_site(headers)
             message = "this service has no API keys, so it answers only the machine it runs on; set api_keys to open it"
         else:
             given = headers.get(b"xi-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
@@ -107,6 +108,30 @@ def _from_this_machine(scope: Scope, headers: dict[bytes, bytes]) -> bool:
         return False
     try:
         return ipaddress.ip_address(scope["client"][0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _other_site(headers: dict[bytes, bytes]) -> JSONResponse | None:
+    """A 403 for what a page of another site has a browser on this machine send: the address alone would make it ours.
+
+    Such a page either names its own site as the origin, or has let its own name lead to this machine (DNS rebinding).
+    """
+    host, origin = headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1")
+    if not _names_this_machine(host):
+        message = f"only as 127.0.0.1 or localhost, not as Host {_short(host)}: ask it there"
+    elif origin and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        message = f"programs and its own page, not pages of Origin {_short(origin)}: use its own page"
+    else:
+        return None
+    message = f"this service has no API keys, so it answers {message}, or set api_keys to open it"
+    return JSONResponse(error_body(message, "permission_error", "other_site"), 403)
+
+
+def _names_this_machine(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
 

@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI
 
+from foley_ray.serving.schemas import usual
 from foley_ray.serving.settings import Limits
 
 KEYS = {
@@ -11,7 +12,10 @@ KEYS = {
 
 
 def describe(api: FastAPI, limits: Limits, keys: bool) -> None:
-    """Narrow the page's bounds to `limits`, and with `keys` say where a key goes. Once, after all routes are there."""
+    """Narrow the page's bounds, defaults and example to `limits`, and with `keys` say where a key goes.
+
+    Once, after all routes are there.
+    """
     page = api.openapi()  # FastAPI keeps what it made, so this is what it answers with
     schemas = page["components"]["schemas"]
     body = schemas["GenerateBody"]["properties"]
@@ -22,6 +26,13 @@ def describe(api: FastAPI, limits: Limits, keys: bool) -> None:
         "max_redraws": limits.redraws,
     }.items():
         body[name]["maximum"] = min(limit, body[name].get("maximum", limit))
+    defaults = usual(limits)
+    for name, value in defaults.items():
+        body[name]["default"] = value
+    native = schemas["GenerateBody"]
+    native["examples"] = [
+        example | {name: value for name, value in defaults.items() if name in example} for example in native["examples"]
+    ]
     for text in (body["prompt"], schemas["SoundGenerationBody"]["properties"]["text"]):
         text["maxLength"] = limits.prompt_chars
     if keys:

@@ -25,7 +25,9 @@ from foley_ray.serving.settings import ServeSettings
 
 PAGE = Path(__file__).with_name("page")
 KEEP_ALIVE_S = 10.0
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (400, 401, 413, 422, 429, 500, 503, 504)}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 413, 422, 429, 500, 503, 504)
+}
 STORE_ERRORS: dict[int | str, dict[str, Any]] = {**ERRORS, 404: {"model": ErrorBody}}
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from foley_ray.config import MAX_SEED, ClipSettings
+from foley_ray.config import MAX_SEED, USUAL, ClipSettings
 from foley_ray.errors import FoleyError
 from foley_ray.serving.settings import Limits
 from foley_ray.spec import MAX_DURATION_S, MIN_DURATION_S
@@ -41,6 +41,15 @@ def within(value: float, limit: float, param: str) -> None:
         raise BadRequest(f"{param} {value:g} is more than {limit:g}, this service's limit", "limit_exceeded", param)
 
 
+def usual(limits: Limits) -> dict[str, Any]:
+    """What a clip is made with where a request does not say: the product's defaults, as far as this service allows them."""
+    return {
+        "candidates": min(USUAL.candidates, limits.candidates),
+        "steps": min(USUAL.steps, limits.steps),
+        "max_redraws": min(USUAL.max_redraws, limits.redraws),
+    }
+
+
 class GenerateBody(ClipSettings):
     """`n` clips of a prompt, each the best of `candidates`."""
 
@@ -59,17 +68,16 @@ class GenerateBody(ClipSettings):
 
     def settings(self, limits: Limits) -> ClipSettings:
         """The part that says how a clip is made; what was not asked for is within what this service allows."""
-        asked = {name: getattr(self, name) for name in ClipSettings.model_fields}
-        return ClipSettings(**asked | {"max_redraws": min(self.max_redraws, limits.redraws)})
+        asked = {name: getattr(self, name) for name in ClipSettings.model_fields if name in self.model_fields_set}
+        return ClipSettings(**usual(limits) | asked)
 
     def check(self, limits: Limits) -> None:
         """Raise BadRequest for what this service does not allow."""
         check_prompt(self.prompt, limits)
         within(self.n, limits.clips, "n")
-        within(self.candidates, limits.candidates, "candidates")
-        within(self.steps, limits.steps, "steps")
-        if "max_redraws" in self.model_fields_set:
-            within(self.max_redraws, limits.redraws, "max_redraws")
+        for name, limit in (("candidates", limits.candidates), ("steps", limits.steps), ("max_redraws", limits.redraws)):
+            if name in self.model_fields_set:
+                within(getattr(self, name), limit, name)
         if self.response == "audio" and (self.n > 1 or self.all_candidates or self.stream):
             raise BadRequest("response 'audio' is one sound: leave out n, all_candidates and stream, or ask for 'json'")
 

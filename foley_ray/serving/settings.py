@@ -152,7 +152,9 @@ class Limits(Settings):
     candidates: int = Field(16, ge=1)
     steps: int = Field(200, ge=1)
     redraws: int = Field(5, ge=0, description="max_redraws")
-    request_s: float = Field(600.0, gt=0, description="a request that takes longer is taken out and answered 504")
+    request_s: float = Field(
+        600.0, gt=0, description="a request that takes longer is taken out and answered 504; not so a batch's"
+    )
     pending_candidates: int = Field(256, ge=1, description="under way or waiting, per ingress replica; more is answered 429")
 
 

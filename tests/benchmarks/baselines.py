@@ -18,7 +18,7 @@ from foley_ray.columns import Batch
 from foley_ray.pipeline import GROUP_CLIPS, Pipeline
 from foley_ray.serving.graph import Graph
 from foley_ray.serving.schemas import GenerateBody
-from foley_ray.serving.settings import ServeSettings
+from foley_ray.serving.settings import Limits, ServeSettings
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0}, max_ongoing_requests=1000)
@@ -34,7 +34,7 @@ class Whole:
 
     async def __call__(self, request: Request) -> dict[str, Any]:
         body = GenerateBody.model_validate(await request.json())
-        clip: Clip = await self.together(ClipRequest(body.prompt, body.seed or 0, body.settings()))
+        clip: Clip = await self.together(ClipRequest(body.prompt, body.seed or 0, body.settings(Limits())))
         data = await asyncio.to_thread(self.encoded, clip, Encoding(body.format))
         return {"score": clip.scores, "audio": base64.b64encode(data).decode()}
 

@@ -21,6 +21,7 @@ def ask(
     client: str = "127.0.0.1",
     open_access: bool = False,
     raising: Exception | None = None,
+    host: str = "127.0.0.1:8000",
     **wish: Any,
 ) -> httpx.Response:
     api = FastAPI(middleware=[Middleware(Guard, keys=keys, open_access=open_access, limits=Limits(body_bytes=2000))])
@@ -39,7 +40,7 @@ def ask(
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(api, client=(client, 1234), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://foley") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as http:
             return await http.post(path, **wish)
 
     return asyncio.run(send())
@@ -83,6 +84,35 @@ def test_without_keys_only_this_machine_is_answered() -> None:
     assert ask(keys=(), client="192.0.2.1").status_code == 401
     assert ask(keys=(), headers={"X-Forwarded-For": "192.0.2.1"}).status_code == 401
     assert ask(keys=(), client="192.0.2.1", open_access=True).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:9000", "[::1]:8000", "127.0.1.1"])
+def test_without_keys_the_page_and_programs_on_this_machine_are_answered(host: str) -> None:
+    assert ask(keys=(), host=host).status_code == 200
+    assert ask(keys=(), host=host, headers={"Origin": f"http://{host.lower()}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "said"),
+    [
+        ("evil.example:8000", None, "only as 127.0.0.1 or localhost, not as Host 'evil.example:8000': ask it there"),
+        ("evil.example:8000", "http://evil.example:8000", "not as Host 'evil.example:8000'"),
+        ("127.0.0.1.evil.example", None, "not as Host '127.0.0.1.evil.example'"),
+        ("192.0.2.1", None, "not as Host '192.0.2.1'"),
+        ("127.0.0.1:8000", "https://evil.example", "not pages of Origin 'https://evil.example': use its own page"),
+        ("127.0.0.1:8000", "http://127.0.0.1:3000", "not pages of Origin 'http://127.0.0.1:3000'"),
+        ("127.0.0.1:8000", "null", "not pages of Origin 'null'"),
+    ],
+)
+def test_without_keys_no_page_of_another_site_is_answered(host: str, origin: str | None, said: str) -> None:
+    headers = {} if origin is None else {"Origin": origin}
+    answer = ask(keys=(), host=host, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "other_site")
+    assert said in answer.json()["error"]["message"]
+    assert "set api_keys to open it" in answer.json()["error"]["message"]
+    assert ask("/free", keys=(), host=host, headers=headers).status_code == 200
+    assert ask(host=host, headers=headers | {"xi-api-key": "first-key"}).status_code == 200, "whoever has a key may"
+    assert ask(keys=(), host=host, headers=headers, open_access=True).status_code == 200
 
 
 def test_a_large_body_is_refused_whether_it_says_so_or_not() -> None:

@@ -29,6 +29,10 @@ def test_bounds_are_this_services_own_where_they_are_narrower() -> None:
     bounds = {name: field.get("maximum") for name, field in of["narrow"]["GenerateBody"]["properties"].items()}
     assert [bounds[name] for name in ("steps", "candidates", "n", "max_redraws", "guidance")] == [30, 2, 3, 0, 20]
     assert of["narrow"]["SoundGenerationBody"]["properties"]["text"]["maxLength"] == 99
+    defaults = {name: field.get("default") for name, field in of["narrow"]["GenerateBody"]["properties"].items()}
+    assert [defaults[name] for name in ("steps", "candidates", "max_redraws", "guidance")] == [20, 2, 0, 2.5]
+    [[wide_example], [example]] = [of[name]["GenerateBody"]["examples"] for name in ("wide", "narrow")]
+    assert (wide_example["candidates"], example["candidates"], example["seed"]) == (3, 2, 7)
 
 
 def test_a_key_is_asked_for_where_there_are_keys_and_only_by_the_api() -> None:

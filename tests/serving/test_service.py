@@ -214,6 +214,9 @@ def test_what_is_around_the_api(http: httpx.Client) -> None:
     assert http.post("/v1/nothing").status_code == 404
     assert http.get(GENERATE).status_code == 405
     assert http.get("/v1/info").json()["defaults"]["duration_s"] == 1.0
+    assert http.get("/v1/info", headers={"Origin": str(http.base_url)}).status_code == 200
+    for header in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):  # as a page elsewhere would have it sent
+        assert http.get("/v1/info", headers=header).json()["error"]["code"] == "other_site"
 
 
 def under_way() -> int:
