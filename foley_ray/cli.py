@@ -54,8 +54,9 @@ def main() -> None:
     except FoleyError as error:
         error_console.print(f"[bold red]error:[/] {_plain(error)}")
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        error_console.print("stopped; what was finished is kept, and the same command goes on from there")
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        how = str(stop) or "the same command"
+        error_console.print(f"stopped; what was finished is kept, and {how} goes on from there")
         sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
@@ -330,7 +331,7 @@ def generate(
     targets: Annotated[Path | None, typer.Option(help="folder of sounds: each clip is chosen against one of them")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
-    """Generate sounds from a prompt, best of n candidates each."""
+    """Generate sounds from a prompt, best of n candidates each; with the same --seed and --out only what is not there yet."""
     if (prompt is None) == (prompts is None):
         raise PromptError("give one prompt, or a text file of them with --prompts")
     with _settings_errors():
@@ -354,20 +355,23 @@ def generate(
         from foley_ray.pipeline import Pipeline
 
         wanted = files.read_prompts(prompts) if prompts else [prompt or ""]
-        seed = _seed(seed)
+        first = _seed(seed)
         pipeline = Pipeline(model or shipped_model(), _device(device))
     if threshold is not None:  # once more, now that the CLAP is known for which it must have been calibrated
         threshold_of(threshold, clap=pipeline.info.parts["clap"].digest)
     found = pipeline.rank.embed_folder(targets) if targets else None
-    requests = files.requests_for(wanted, count, seed, settings, found)
+    requests = files.requests_for(wanted, count, first, settings, found)
     pipeline.check(requests)
     files.check_writable(out)
-    out_console.print(f"model {pipeline.info.digest} ({pipeline.info.preset}), {len(requests)} clips, first seed {seed}")
+    left = files.missing(out, requests, pipeline.info)
+    there = f"{len(requests)} clips" + (f" ({len(requests) - len(left)} already there)" if len(left) < len(requests) else "")
+    out_console.print(f"model {pipeline.info.digest} ({pipeline.info.preset}), {there}, first seed {first}")
     for doubt in filter(None, map(pipeline.doubt, dict.fromkeys(wanted))):
         error_console.print(f"warning: {doubt}", style="yellow", markup=False)
-    with error_console.status("") as status:
-        clips = pipeline.generate(requests, lambda done, total: status.update(f"sampling, {done}/{total} candidate steps"))
-        for index, clip in enumerate(clips):
+    with error_console.status("") as status, _seed_told(seed, first):
+        to_make = [request for _, request in left]
+        clips = pipeline.generate(to_make, lambda done, total: status.update(f"sampling, {done}/{total} candidate steps"))
+        for (index, _), clip in zip(left, clips, strict=True):
             path = files.write_clip(out, index, clip, pipeline.info)
             below = "" if clip.passed else f"  below the threshold after {settings.max_redraws} redraws, the best there was"
             out_console.print(f"{path}  {clip.verdict} (best of {len(clip.scores)}){below}")
@@ -421,6 +425,17 @@ def _device(name: str) -> str:
     if name != "cpu" and not (name.startswith("cuda") and torch.cuda.is_available()):
         raise ConfigError(f"--device {name} is not available here; use cpu" + ("" if name.startswith("cuda") else " or cuda"))
     return name
+
+
+@contextmanager
+def _seed_told(seed: int | None, drawn: int) -> Iterator[None]:
+    """Who gave no seed and presses Ctrl-C is told the one that was drawn: the same command would draw another."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if seed is not None:
+            raise
+        raise typer.Abort(f"the same command with --seed {drawn}") from None
 
 
 def _seed(seed: int | None) -> int:

@@ -43,12 +43,13 @@ def requests_for(
     count: int,
     seed: int,
     settings: ClipSettings,
-    targets: tuple[Sequence[Path], np.ndarray] | None = None,
+    targets: tuple[Sequence[Path], Sequence[np.ndarray | None] | np.ndarray] | None = None,
 ) -> list[ClipRequest]:
     """`count` clips of each prompt, with seeds seed, seed + 1, ... for each prompt anew.
 
-    With `targets` (files and their embeddings (N, D)), clip i of a prompt is chosen against target i, from the start again
-    when there are more clips than targets: every clip gets its own, which keeps a complex class varied (system.md A.5).
+    With `targets` (files and their embeddings (N, D), or Nones for who makes nothing), clip i of a prompt is chosen against
+    target i, from the start again when there are more clips than targets: every clip gets its own, which keeps a complex class
+    varied (system.md A.5).
     """
     requests = []
     for prompt in prompts:
@@ -73,25 +74,50 @@ def check_writable(out: Path) -> None:
         raise OutputError(f"cannot write to {out}: {error.strerror or error}; choose another --out") from None
 
 
-def clip_name(index: int, clip: Clip) -> str:
+def clip_name(index: int, request: ClipRequest) -> str:
     """The stem of a clip's three files."""
-    return f"{index:03d}_{slug(clip.request.prompt)}_seed{clip.request.seed}"
+    return f"{index:03d}_{slug(request.prompt)}_seed{request.seed}"
+
+
+def missing(out: Path, requests: Sequence[ClipRequest], info: ModelInfo) -> list[tuple[int, ClipRequest]]:
+    """(index, request) of what no earlier run has made in `out` of the same model and request: so a stopped one goes on.
+
+    A target sound is the same if its name is.
+    """
+    return [(index, request) for index, request in enumerate(requests) if not _made(out, index, request, info)]
+
+
+def _made(out: Path, index: int, request: ClipRequest, info: ModelInfo) -> bool:
+    path = out / f"{clip_name(index, request)}.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        same = asked(request).items() <= known.items() and known["model"]["digest"] == info.digest
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):  # none there, or none of ours
+        return False
+    return same and path.with_suffix(".wav").is_file()
+
+
+def asked(request: ClipRequest) -> dict[str, Any]:
+    """Of the JSON beside a clip what was asked for."""
+    return {
+        "prompt": request.prompt,
+        "seed": request.seed,
+        "settings": request.settings.model_dump(mode="json"),
+        "target": request.target_name or "prompt",
+    }
 
 
 def describe(clip: Clip, info: ModelInfo) -> dict[str, Any]:
     """The JSON beside a clip: everything needed to make it again, and to judge it."""
     request = clip.request
     return {
-        "prompt": request.prompt,
-        "seed": request.seed,
-        "settings": request.settings.model_dump(mode="json"),
+        **asked(request),
         "candidate": clip.best.index,
         "score": _number(clip.score),
         "novelty": _number(clip.best.novelty),
         "candidate_scores": [_number(score) for score in clip.scores],
         "passed_threshold": clip.passed,
         "warnings": clip.warnings,
-        "target": request.target_name or "prompt",
         "sample_rate_hz": OUTPUT_RATE_HZ,
         "duration_s": round(len(clip.wave_T) / info.model.audio.sample_rate_hz, 6),
         "model": {"digest": info.digest, "preset": info.preset, "licences": info.licences},
@@ -107,7 +133,7 @@ def _number(value: float) -> float | None:
 
 def write_clip(out: Path, index: int, clip: Clip, info: ModelInfo) -> Path:
     """Write a clip's three files, each whole or absent. Returns the WAV's path; raises OutputError."""
-    path = out / f"{clip_name(index, clip)}.wav"
+    path = out / f"{clip_name(index, clip.request)}.wav"
     path.with_suffix(".json").unlink(missing_ok=True)
     write_wav(path, resample(clip.wave_T, info.model.audio.sample_rate_hz, OUTPUT_RATE_HZ), OUTPUT_RATE_HZ)
     title = f"{clip.request.prompt[:40]}  seed {clip.request.seed}  {clip.verdict}"

@@ -198,7 +198,7 @@ class LibraryJob(Job):
     plan: Path
     out: LocalPath = Field(description="library folder; the same folder goes on")
     model: LocalPath | None = Field(None, description="model folder; the shipped one when absent")
-    pools: dict[StageName, Pool] = Field({}, description="changes to the actors of the stages")
+    pools: dict[StageName, Pool] = Field({}, description="changes to a stage's actors; what is not named stays as it is")
     autoscaled: bool = _autoscaled()
     group: int = Field(1, ge=1, description="clips per call of a stage; more fill a GPU, and give sounds of their own last bit")
     threads: int = Field(1, ge=1, description="of each actor; another number gives sounds of another last bit")
@@ -207,7 +207,9 @@ class LibraryJob(Job):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        object.__setattr__(self, "pools", {**_SMALL_POOLS, **self.pools})
+        given = {name: pool.model_dump(exclude_unset=True) for name, pool in self.pools.items()}
+        pools = {name: usual.model_copy(update=given.get(name)) for name, usual in _SMALL_POOLS.items()}
+        object.__setattr__(self, "pools", pools)
         return self
 
 

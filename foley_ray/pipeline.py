@@ -1,6 +1,7 @@
 """The four stages in one process: prompts in, ranked clips out. Serve and the library builder run the same stages elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from foley_ray.stages.vocode import VocodeStage
 
 GROUP_CLIPS = 8
 """Clips worked on together: enough to fill the denoiser's batches, few enough that the first sounds come soon."""
+DOUBTS_KEPT = 1024
+"""Prompts: whoever asks for many clips asks for many of the same one."""
 
 
 class Pipeline:
@@ -37,6 +40,7 @@ class Pipeline:
         self.sample = SampleStage(model, device, clap=clap)
         self.vocode = VocodeStage(model, device)
         self.rank = RankStage(model, device, clap=clap)
+        self._doubt = lru_cache(DOUBTS_KEPT)(self.condition.familiar.doubt)
 
     def generate(self, requests: Iterable[ClipRequest], on_step: Callable[[int, int], None] | None = None) -> Iterator[Clip]:
         """Clips in request order, a group at a time. Raises PromptError for a prompt that cannot be generated.
@@ -49,17 +53,17 @@ class Pipeline:
 
     def check(self, requests: Sequence[ClipRequest]) -> None:
         """Raise PromptError for the first prompt that cannot be generated, before anything is; ModelError if none can rank."""
-        for request in requests:
-            if must_be_ranked(request):
-                self.info.require_ranker("choose among candidates")
+        if any(map(must_be_ranked, requests)):
+            self.info.require_ranker("choose among candidates")
+        for prompt in dict.fromkeys(request.prompt for request in requests):
             try:
-                self.condition({"prompt": [request.prompt]})
+                self.condition({"prompt": [prompt]})
             except PromptError as error:
-                raise PromptError(f"{error} (prompt {request.prompt[:60]!r})") from None
+                raise PromptError(f"{error} (prompt {prompt[:60]!r})") from None
 
     def doubt(self, prompt: str) -> str | None:
         """What to tell who asks for a sound that the model was hardly taught, and which it was; None for others."""
-        return self.condition.familiar.doubt(prompt)
+        return self._doubt(prompt)
 
     def _generate_group(self, group: list[ClipRequest], on_step: Callable[[int, int], None] | None) -> list[Clip]:
         """Draw candidates for all; draw again, with the next candidate indices, for those that are not settled."""

@@ -55,11 +55,14 @@ def threshold_of(text: str, folder: Path = Path(), clap: str | None = None) -> f
     return found.thresholds[name]
 
 
-def resolve(content: dict[str, Any], folder: Path) -> None:
-    """Put numbers in the place of FILE:CLASS in a plan's clip and gates sections, its categories' included."""
+def resolve(content: dict[str, Any], folder: Path, clap: str | None = None) -> None:
+    """Put numbers in the place of FILE:CLASS in a plan's clip and gates sections, its categories' included.
+
+    Raises ConfigError as `threshold_of` does.
+    """
     categories = content.get("categories")
     for section in (content, *(categories if isinstance(categories, list) else ())):
         for part, key in (("clip", "threshold"), ("gates", "score")):
             settings = section.get(part) if isinstance(section, dict) else None
             if isinstance(settings, dict) and isinstance(settings.get(key), str):
-                settings[key] = threshold_of(settings[key], folder)
+                settings[key] = threshold_of(settings[key], folder, clap)

@@ -1,5 +1,6 @@
 """The program as a person meets it: a fresh process, exit status, one line on standard error."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,9 @@ def test_a_wrong_thing_is_named(words: list[str], said: str, tiny_model: Path, t
     assert not list(tmp_path.rglob("*.wav"))
 
 
-def test_generate_writes_clips_and_a_second_run_the_same(tiny_model: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+def test_generate_writes_clips_and_a_second_run_only_what_is_missing(
+    tiny_model: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a dog bark\nrain\n")
     targets = tmp_path / "targets"
@@ -95,6 +98,14 @@ def test_generate_writes_clips_and_a_second_run_the_same(tiny_model: Path, tmp_p
     assert len(made) == 12
     assert sum(name.endswith(".wav") for name in made) == 4
     assert out.count("below the threshold after 1 redraws") == 4
+    assert "4 clips, first seed 7" in out
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    again = foley_here(capsys, monkeypatch, *words)[1]
+    assert "4 clips (4 already there), first seed 7" in again
+    assert len(again.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == stamps
+    for path in stamps:
+        path.unlink()
     assert foley_here(capsys, monkeypatch, *words)[1] == out
     for name, data in made.items():
         assert name.endswith(".png") or (tmp_path / "out" / name).read_bytes() == data
@@ -113,4 +124,32 @@ def test_ctrl_c_says_that_it_stopped(capsys, monkeypatch) -> None:
     monkeypatch.setattr("foley_ray.cli.make_job", interrupted)
     status, _, err = foley_here(capsys, monkeypatch, "ingest", "a", "--out", "b")
     assert status == 130
-    assert err.startswith("stopped; what was finished is kept")
+    assert err == "stopped; what was finished is kept, and the same command goes on from there\n"
+
+
+@pytest.mark.parametrize("seed", [7, None])
+def test_generate_goes_on_with_the_seed_that_ctrl_c_tells(
+    seed: int | None, tiny_model: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    from foley_ray import generate
+
+    words = ["generate", "rain", "--model", tiny_model, "--out", tmp_path, "-n", 2, "--steps", 1, "--duration", 0.5]
+    words += [] if seed is None else ["--seed", seed]
+    write = generate.write_clip
+
+    def interrupted(out: Path, index: int, *rest: object) -> Path:
+        if index == 1:
+            raise KeyboardInterrupt
+        return write(out, index, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "write_clip", interrupted)
+        status, out, err = foley_here(capsys, monkeypatch, *words)
+    assert status == 130
+    told = re.search(r"what was finished is kept, and the same command( with --seed (\d+))? goes on from there$", err.strip())
+    assert told, err
+    drawn = int(out.split("first seed ")[1].split()[0])
+    assert (told[2], drawn) == (None, 7) if seed else told[2] == str(drawn)
+    status, out, _ = foley_here(capsys, monkeypatch, *words, *([] if seed else ["--seed", told[2]]))
+    assert "2 clips (1 already there)" in out
+    assert len(list(tmp_path.glob("*.json"))) == 2

@@ -9,7 +9,7 @@ import soundfile as sf
 from foley_ray.clip import ClipRequest
 from foley_ray.config import ClipSettings
 from foley_ray.errors import OutputError, PromptError
-from foley_ray.generate import check_writable, read_prompts, requests_for, write_clip
+from foley_ray.generate import check_writable, missing, read_prompts, requests_for, write_clip
 from foley_ray.pipeline import Pipeline
 
 FAST = ClipSettings(duration_s=0.5, steps=2, candidates=2)
@@ -31,6 +31,29 @@ def test_a_clip_becomes_wav_picture_and_json(tiny_model: Path, tmp_path: Path) -
     # the JSON alone is enough to make the clip again
     again = next(pipeline.generate([ClipRequest(known["prompt"], known["seed"], ClipSettings(**known["settings"]))]))
     np.testing.assert_allclose(again.wave_T, clip.wave_T, atol=1e-5)
+
+
+def test_what_was_made_of_the_same_is_not_missing(tiny_model: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(tiny_model)
+    requests = [ClipRequest("rain", 7, FAST), ClipRequest("rain", 8, FAST)]
+    assert missing(tmp_path, requests, pipeline.info) == list(enumerate(requests))
+    path = write_clip(tmp_path, 0, next(pipeline.generate(requests[:1])), pipeline.info)
+    assert missing(tmp_path, requests, pipeline.info) == [(1, requests[1])]
+    for other in (
+        ClipRequest("Rain!", 7, FAST),  # the same name of files
+        ClipRequest("rain", 7, FAST.model_copy(update={"steps": 3})),
+        ClipRequest("rain", 7, FAST, np.ones(2), "x.wav"),
+    ):
+        assert missing(tmp_path, [other], pipeline.info) == [(0, other)]
+    of_another_model = pipeline.info.model_copy(update={"latent_scale": 0.5})
+    assert missing(tmp_path, requests, of_another_model) == list(enumerate(requests))
+    json_file, text = path.with_suffix(".json"), path.with_suffix(".json").read_text()
+    for broken in ("", text[:40], "[]", "{}"):
+        json_file.write_text(broken)
+        assert missing(tmp_path, requests, pipeline.info) == list(enumerate(requests))
+    json_file.write_text(text)
+    path.unlink()
+    assert missing(tmp_path, requests, pipeline.info) == list(enumerate(requests))
 
 
 def test_a_prompt_that_the_model_was_never_taught_is_warned_of_in_the_json(tiny_model: Path, tmp_path: Path) -> None:

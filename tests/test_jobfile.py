@@ -11,6 +11,7 @@ from foley_ray.jobfile import (
     IngestJob,
     Layout,
     LibraryJob,
+    Pool,
     TrainJob,
     assignment,
     load_job,
@@ -113,6 +114,16 @@ def test_a_uri_stays_as_it_is(source: str, kept) -> None:
 def test_work_is_done_in_folders_and_a_uri_for_one_is_refused(key: str, value) -> None:
     with pytest.raises(ConfigError, match=rf"^{key} = 's3:/+bucket/clips': a URI, but .*`publish` has a copy made"):
         make_job(GenerateJob, {"prompts": ["rain"], "out": "o"} | {key: value})
+
+
+@pytest.mark.parametrize("given", [{"sample": {"gpus": 1}}, {"sample": Pool(gpus=1)}])
+def test_what_is_not_named_of_a_pool_stays_as_it_is(given: dict) -> None:
+    content = {"plan": "p", "out": "o"}
+    usual, job = make_job(LibraryJob, content).pools, make_job(LibraryJob, content | {"pools": given}).pools
+    assert (job["sample"].gpus, job["sample"].cpus, job["sample"].actors) == (1, 0.9, (1, 64))
+    assert {**job, "sample": usual["sample"]} == usual
+    again = make_job(LibraryJob, make_job(LibraryJob, content | {"pools": given}).model_dump())
+    assert again.pools == job
 
 
 def test_what_a_job_made_is_published_with_its_status(tmp_path: Path, capsys) -> None:

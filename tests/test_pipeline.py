@@ -115,6 +115,27 @@ def test_bad_prompts_are_found_before_anything_is_made(pipeline: Pipeline) -> No
         pipeline.check([ClipRequest("rain", 1, FAST), ClipRequest(" ", 1, FAST)])
 
 
+def test_a_prompt_is_read_once_however_many_clips_it_has(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, read = pipeline.condition.clap.net, []
+    encode = net.encode_text
+
+    def counted(tokens_BL, device):  # type: ignore[no-untyped-def]
+        read.append(tokens_BL)
+        return encode(tokens_BL, device)
+
+    monkeypatch.setattr(net, "encode_text", counted)
+    requests = [ClipRequest(prompt, seed, FAST) for prompt in ("hail", "a quantum leap") for seed in range(3)]
+    pipeline.check(requests)
+    assert len(read) == 2
+    pipeline.doubt("hail")  # the first one reads the names of what the model was taught
+    read.clear()
+    clips = list(pipeline.generate(requests))
+    assert len(read) == 3, "two to condition on, one to doubt"
+    assert [bool(clip.doubt) for clip in clips] == [True] * 6
+    list(pipeline.generate(requests))
+    assert len(read) == 5, "doubted already"
+
+
 def test_an_incomplete_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model folder"):
         Pipeline(tmp_path / "nothing")

@@ -9,7 +9,11 @@ from typer.testing import CliRunner
 from foley_ray.checkpoint import read_info
 from foley_ray.cli import app
 from foley_ray.errors import ConfigError
+from foley_ray.jobfile import LibraryJob
+from foley_ray.library.build import build
+from foley_ray.library.outline import outline
 from foley_ray.library.plan import load_plan
+from foley_ray.library.prune import prune
 from foley_ray.thresholds import threshold_of
 
 FILE = "clap: abc\nquantile: 0.1\nthresholds:\n  dog_bark: 0.41  # why\n  rain: -0.02\n"
@@ -64,6 +68,20 @@ def test_a_plan_reads_them_beside_itself(folder: Path) -> None:
     (folder / "plan.yaml").write_text(PLAN.replace("yaml:rain", "yaml:snow"))
     with pytest.raises(ConfigError, match="no class snow"):
         load_plan(folder / "plan.yaml")
+
+
+def test_a_plan_wants_the_clap_they_were_made_for(folder: Path, tiny_model: Path) -> None:
+    plan, library = folder / "plan.yaml", folder / "library"
+    plan.write_text(PLAN)
+    assert load_plan(plan, clap="abc") == load_plan(plan)
+    (library / ".foley").mkdir(parents=True)
+    for run in (
+        lambda: build(LibraryJob(plan=plan, out=library, model=tiny_model)),
+        lambda: list(outline(plan, None, tiny_model, all_clips=False)),
+        lambda: prune([plan], library, tiny_model),
+    ):
+        with pytest.raises(ConfigError, match=r"marks/t.yaml was calibrated for CLAP abc, this model has .*: calibrate again"):
+            run()
 
 
 def test_generate_reads_them_and_wants_the_clap_they_were_made_for(folder: Path, tiny_model: Path) -> None:

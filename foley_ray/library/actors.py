@@ -141,7 +141,7 @@ class LastActor(StageActor):
                 try:
                     self.store.save_draw(row["id"], self.draw, work["batch"])
                 except OSError as error:
-                    row["fatal"] = f"cannot write {self.store.library}: {error.strerror or error}"
+                    row["fatal"] = cannot_write(self.store.library, error)
             rows.append(row)
         return pa.Table.from_pylist(rows)
 
@@ -162,6 +162,11 @@ class Listener:
         wave, rate_hz = sf.read(io.BytesIO(data), dtype="float32")
         embedding_D: np.ndarray = self.stage.embed([resample(to_mono(wave), rate_hz, self.stage.sample_rate_hz)])[0]
         return embedding_D
+
+
+def cannot_write(library: Path, error: OSError) -> str:
+    """Why a run ends at once: no other clip will fare better."""
+    return f"cannot write {library}: {error.strerror or error}; free it and run again, what was made is kept"
 
 
 def _kind(batch: Batch) -> tuple[Any, ...]:

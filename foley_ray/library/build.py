@@ -28,7 +28,7 @@ from foley_ray.columns import Batch
 from foley_ray.data.cluster import ensure_ray, forgive_actors, quiet_progress
 from foley_ray.errors import ConfigError, OutputError
 from foley_ray.jobfile import STAGES, LibraryJob
-from foley_ray.library.actors import LastActor, Listener, Meter, StageActor
+from foley_ray.library.actors import LastActor, Listener, Meter, StageActor, cannot_write
 from foley_ray.library.catalogue import MANIFEST, Missing, write_catalogue
 from foley_ray.library.choose import Choice, choose, most_draws, unsettled
 from foley_ray.library.deliver import Delivery, deliver
@@ -69,8 +69,10 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
     another run is building it. Clips that fail are listed in the report and in the manifest; they raise nothing.
     """
     started = time.monotonic()
-    plan, model = load_plan(job.plan), (job.model or shipped_model()).resolve()
+    model = (job.model or shipped_model()).resolve()
     info = read_info(model, needs=[name for name in PARTS if name != "tuning"]).require_ranker("build a library")
+    clap = info.parts["clap"].digest
+    plan = load_plan(job.plan, clap)
     clips = expand(plan, info.digest)
     targets = find_targets(plan, clips, job.plan.parent)
     store = Store(job.out.absolute())
@@ -81,14 +83,15 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
         quiet_progress()
         forgive_actors()
         reused = len(store.draws().keys() & {clip.id for clip in clips})
-        target_D = _heard(targets, model, info.parts["clap"].digest, job, store)
+        target_D = _heard(targets, model, clap, job, store)
         deadline = started + plan.budget.hours * 3600 if plan.budget.hours else float("inf")
-        tally = _Tally()
+        tally, out_of_time = _Tally(), False
         for draw in range(max(most_draws(clip) for clip in clips)):
             draws = store.draws()
             behind = [clip for clip in clips if draws.get(clip.id, 0) == draw]
             wanted = [clip for clip in behind if unsettled(clip, draw, store, target_D.get(clip.id))]
             if wanted and not _make(wanted, draw, model, job, store, tally, deadline, on_progress):
+                out_of_time = True  # with every clip made, what is left may be redraws alone
                 break
         draws = store.draws()
         made = {id: draws[id] for id in draws.keys() - tally.failed.keys()}
@@ -102,7 +105,8 @@ def build(job: LibraryJob, on_progress: Callable[[Progress], None] = lambda prog
         _deliver_all([choice for choice in choices if choice.gate is None], delivery, store)
         missing = [Missing(clip, tally.failed.get(clip.id, NOT_MADE)) for clip in clips if clip.id not in made]
         write_catalogue(plan, info, choices, missing, targets, store)
-        report = Report.of(plan.library, choices, missing, tally.made, reused, dict(tally.busy_s), _gpu_s(job, tally), started)
+        spent = dict(tally.busy_s), _gpu_s(job, tally), started
+        report = Report.of(plan.library, choices, missing, tally.made, reused, out_of_time, *spent)
         write_report(report, store)
         if job.prune and report.status == 0:
             store.prune({clip.id for clip in clips}, {target.sha256 for target in targets.values()})
@@ -155,7 +159,7 @@ def _make(
     done = 0
     for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
-            _stop_if_full(row["fatal"])
+            _stop_if_fatal(row["fatal"])
             done += 1
             if row["failed"]:
                 tally.failed[row["id"]] = row["failed"]
@@ -202,18 +206,20 @@ def _deliver_all(choices: Sequence[Choice], delivery: Callable[[Choice], Deliver
         stream = stream.map_batches(_deliver_some, fn_args=(store.library,), batch_format="pyarrow")
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
-                _stop_if_full(row["fatal"])
+                _stop_if_fatal(row["fatal"])
 
 
 def _deliver_some(table: pa.Table, library: Path) -> pa.Table:
-    """Ray Data task around `deliver`."""
+    """Ray Data task around `deliver`; hands the reason on as LastActor does."""
     fatal = []
     for data in table["work"].to_pylist():
         try:
             deliver(pickle.loads(data), Store(library))
             fatal.append("")
         except OSError as error:
-            fatal.append(f"cannot write {library}: {error.strerror or error}")
+            fatal.append(cannot_write(library, error))
+        except OutputError as error:
+            fatal.append(str(error))
     return pa.table({"fatal": pa.array(fatal, pa.string())})
 
 
@@ -229,9 +235,9 @@ def _work(batch: Batch) -> bytes:
     return pickle.dumps({"batch": batch, "error": None})
 
 
-def _stop_if_full(reason: str) -> None:
+def _stop_if_fatal(reason: str) -> None:
     if reason:
-        raise OutputError(f"{reason}; free it and run again, what was made is kept")
+        raise OutputError(reason)
 
 
 def _gpu_s(job: LibraryJob, tally: _Tally) -> float:

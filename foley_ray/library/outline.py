@@ -26,13 +26,13 @@ def outline(plan_file: Path, out: Path | None, model: Path | None, all_clips: bo
     Raises ConfigError or SourceError for a plan or its targets that do not work, ModelError for a model that was given and is
     none.
     """
-    plan = load_plan(plan_file)
     try:
-        info = read_info(model or shipped_model())
+        info = read_info(model or shipped_model(), needs=("clap",))
     except ModelError:
         if model is not None:
             raise
         info = None
+    plan = load_plan(plan_file, info.parts["clap"].digest if info else None)
     clips = expand(plan, info.digest if info else "")
     targets = find_targets(plan, clips, plan_file.parent)
     by_category: dict[str, list[PlannedClip]] = defaultdict(list)

@@ -172,8 +172,11 @@ class PlannedClip:
         return self.stem.split("_")[1]
 
 
-def load_plan(path: Path) -> Plan:
-    """Raises ConfigError naming the file, the line, the key, the value seen and the rule."""
+def load_plan(path: Path, clap: str | None = None) -> Plan:
+    """Raises ConfigError naming the file, the line, the key, the value seen and the rule.
+
+    `clap` is the digest of the CLAP that will score: thresholds that were calibrated for another one are refused.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         content, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
@@ -181,7 +184,7 @@ def load_plan(path: Path) -> Plan:
         raise ConfigError(f"cannot read plan {path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"plan {path} must hold key: value lines, not a {type(content).__name__}")
-    resolve(content, path.parent)
+    resolve(content, path.parent, clap)
     try:
         return Plan.model_validate(content)
     except ValidationError as error:

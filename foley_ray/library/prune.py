@@ -19,19 +19,19 @@ def prune(plans: Sequence[Path], library: Path, model: Path | None = None, dry: 
     store = Store(library.absolute())
     if not store.root.is_dir():
         raise DataError(f"no library at {library}: it has no {store.root.name} folder")
-    digest = read_info(model or shipped_model()).digest
+    info = read_info(model or shipped_model(), needs=("clap",))
     clips: set[str] = set()
     targets: set[str] = set()
     for path in plans:
-        plan = load_plan(path)
-        planned = expand(plan, digest)
+        plan = load_plan(path, info.parts["clap"].digest)
+        planned = expand(plan, info.digest)
         clips |= {clip.id for clip in planned}
         targets |= {target.sha256 for target in find_targets(plan, planned, path.parent).values()}
     with store.locked():
         made = store.draws().keys()
         if made and not made & clips:
             raise ConfigError(
-                f"none of the {len(made)} clips stored in {library} is of these plans with model {digest}: "
+                f"none of the {len(made)} clips stored in {library} is of these plans with model {info.digest}: "
                 "give the plans and the model that built it, or delete the library's .foley folder"
             )
         return store.prune(clips, targets, dry)

@@ -13,7 +13,7 @@ from foley_ray.library.choose import Choice
 from foley_ray.library.store import Store
 
 TRY_AGAIN = 75
-"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that left clips out which another run may make."""
+"""Exit status (EX_TEMPFAIL of sysexits.h) of a run that left clips or redraws out which another run may make."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Report:
     """Per gate."""
     failed: dict[str, str]
     """Name -> reason."""
+    out_of_time: bool
+    """Whether the hours were over before all was made that was due, redraws among it."""
     busy_s: dict[str, float]
     """Seconds of work per stage, summed over its actors."""
     gpu_s: float
@@ -46,6 +48,7 @@ class Report:
         missing: Sequence[Missing],
         made: Collection[str],
         reused: int,
+        out_of_time: bool,
         busy_s: Mapping[str, float],
         gpu_s: float,
         started: float,
@@ -61,6 +64,7 @@ class Report:
             delivered=len(choices) - len(rejected),
             rejected=dict(Counter(str(choice.gate) for choice in rejected)),
             failed={item.clip.stem: item.reason for item in missing},
+            out_of_time=out_of_time,
             busy_s={stage: round(seconds, 1) for stage, seconds in busy_s.items()},
             gpu_s=round(gpu_s, 1),
             rejections={choice.clip.stem: choice.reason for choice in rejected},
@@ -73,8 +77,8 @@ class Report:
 
     @property
     def status(self) -> int:
-        """0 when every clip was made; TRY_AGAIN when some were not."""
-        return TRY_AGAIN if self.failed else 0
+        """0 when nothing is left to make; TRY_AGAIN when clips, or redraws of some, are."""
+        return TRY_AGAIN if self.failed or self.out_of_time else 0
 
     def summary(self) -> str:
         """One line."""
@@ -82,6 +86,7 @@ class Report:
         return (
             f"{self.delivered} delivered, {self.made} made, {self.reused} reused, {rejected} rejected, "
             f"{len(self.failed)} failed in {self.seconds:.0f} s ({self.clips_per_hour:.0f} clips an hour)"
+            + ("; the hours of the run were over before all was made" if self.out_of_time else "")
         )
 
     def markdown(self) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -64,11 +65,17 @@ class Draw:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Raises OutputError for a file that was damaged after it was written."""
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, KeyError) as error:
-            raise OutputError(f"{path} is damaged ({error}): delete it and build again") from None
+        with _undamaged(path), np.load(path, allow_pickle=False) as arrays:
+            return cls(**{name: arrays[name] for name in cls.__dataclass_fields__})
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Raise OutputError for all that numpy raises of a file that was cut off, emptied or overwritten."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise OutputError(f"{path} is damaged ({error}): delete it and build again") from None
 
 
 class Store:
@@ -82,7 +89,7 @@ class Store:
     def locked(self) -> Iterator[None]:
         """Hold the library for writing; what a killed run was in the middle of is cleared.
 
-        Raises OutputError when another run holds it, or the folder holds something else or cannot be written.
+        Raises OutputError when another run holds it, or the folder holds something else, or cannot be written or locked.
         """
         try:
             if self.library.exists() and not self.root.is_dir() and (not self.library.is_dir() or any(self.library.iterdir())):
@@ -94,9 +101,13 @@ class Store:
             raise OutputError(f"cannot write {self.library}: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when this process dies, however it dies
-        except OSError:
+        except OSError as error:
             os.close(lock)
-            raise OutputError(f"another run is building {self.library}: wait for it, or choose another folder") from None
+            if isinstance(error, BlockingIOError):
+                raise OutputError(f"another run is building {self.library}: wait for it, or choose another folder") from None
+            raise OutputError(
+                f"cannot lock {self.library}: {error.strerror}; choose a folder on a file system that has locks"
+            ) from None
         try:
             shutil.rmtree(self.root / "tmp", ignore_errors=True)
             (self.root / "tmp").mkdir()
@@ -133,9 +144,10 @@ class Store:
         return Draw.load(self._draw_path(clip_id, draw))
 
     def wave(self, clip_id: str, candidate: int, candidates: int) -> np.ndarray:
-        """(T,) at the model's rate; `candidates` is how many a draw has."""
+        """(T,) at the model's rate; `candidates` is how many a draw has. Raises OutputError if the draw is damaged."""
         draw, row = divmod(candidate, candidates)
-        with np.load(self._draw_path(clip_id, draw), allow_pickle=False) as arrays:
+        path = self._draw_path(clip_id, draw)
+        with _undamaged(path), np.load(path, allow_pickle=False) as arrays:
             wave_T: np.ndarray = arrays["wave_NT"][row]
         return wave_T
 
@@ -157,13 +169,12 @@ class Store:
         return counts
 
     def embedding(self, name: str) -> np.ndarray | None:
-        """(D,) of a target sound, if it was heard."""
-        try:
-            found: np.ndarray = np.load(self.root / "targets" / f"{name}.npy", allow_pickle=False)
-        except FileNotFoundError:
+        """(D,) of a target sound, if it was heard. Raises OutputError if it is damaged."""
+        path = self.root / "targets" / f"{name}.npy"
+        if not path.exists():
             return None
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{self.root / 'targets' / name}.npy is damaged ({error}): delete it and build again") from None
+        with _undamaged(path):
+            found: np.ndarray = np.load(path, allow_pickle=False)
         return found
 
     def save_embedding(self, name: str, embedding_D: np.ndarray) -> None:

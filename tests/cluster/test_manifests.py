@@ -5,6 +5,9 @@ import json
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -15,6 +18,7 @@ import jsonschema
 import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
+from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
@@ -108,6 +112,18 @@ def test_ray_up_takes_its_yaml() -> None:
     assert "~/.ray/auth_token" in ready["file_mounts"]
     with pytest.raises(jsonschema.ValidationError, match="max_wokers"):
         validate_config({**ready, "max_wokers": 2})
+
+
+def test_a_shell_takes_every_command_of_ray_up_as_ray_wraps_it() -> None:
+    """In brackets, and in one line: a comment at its end would take the closing one away."""
+    ready = prepare_config(load(CLUSTER / "ray-up.yaml"))
+    commands = [command for key, value in ready.items() if key.endswith("_commands") for command in value]
+    assert len(commands) > 5
+    for command in commands:
+        [wrapped] = shlex.split(_with_interactive(command)[-1])
+        assert f"({command})" in wrapped
+        done = subprocess.run(["bash", "-n", "-c", wrapped], capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -245,6 +261,23 @@ def test_every_entrypoint_is_a_job_with_settings_it_takes(where: str, command: s
         job.resolved()
     if isinstance(job, LibraryJob):
         load_plan(job.plan)
+
+
+@pytest.mark.parametrize("name", ["rayjob-library.yaml", "raycronjob-library.yaml"])
+def test_what_they_say_of_gpus_is_a_setting_that_the_job_takes(name: str) -> None:
+    [said] = re.findall(r"with GPUs, .* and (.*) in the entrypoint", (KUBERAY / name).read_text())
+    usual = load_job(LibraryJob, REPOSITORY / "jobs" / "build_library.yaml")
+    job = load_job(LibraryJob, REPOSITORY / "jobs" / "build_library.yaml", shlex.split(said))
+    assert job.pools == {**usual.pools, "sample": usual.pools["sample"].model_copy(update={"gpus": 1})}
+
+
+def test_cron_finds_the_programs_that_its_line_runs() -> None:
+    lines = (CLUSTER / "crontab").read_text().splitlines()
+    [path] = [line.removeprefix("PATH=") for line in lines if line.startswith("PATH=")]
+    here = path.replace(f"{IMAGE_ROOT}.venv", sys.prefix)  # an environment as README makes one
+    for program in ("ray", "flock"):
+        assert shutil.which(program, path=here), f"{program} is not on {path}"
+    assert "/usr/local/bin" in path.split(":"), "where the image has ray"
 
 
 def test_commands_are_found_where_they_should_be() -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,49 @@ def test_when_the_hours_are_over_the_next_run_goes_on(unbroken, tiny_model: Path
     plan_file.write_text(PLAN)
     build(LibraryJob(plan=plan_file, out=library, model=tiny_model))
     assert delivered(library) == delivered(unbroken[0] / "library")
+
+
+@pytest.fixture
+def whole(unbroken, plan_file: Path, tmp_path: Path) -> Path:
+    """A copy of the library without the clip that fails: nothing is left of it to make."""
+    plan_file.write_text(PLAN.split("  - catid: HMNCough")[0])
+    shutil.copytree(unbroken[0] / "library", tmp_path / "library")
+    return tmp_path / "library"
+
+
+def test_redraws_that_the_hours_left_no_time_for_are_left_for_another_run(
+    tiny_model: Path, plan_file: Path, whole: Path
+) -> None:
+    store, plan = Store(whole), plan_file.read_text()
+    redraws = list(store.root.rglob("*-1.npz"))
+    assert len(redraws) == 2
+    for path in redraws:
+        path.unlink()
+    stranger = redraws[0].with_name("0" * 16 + "-0.npz")
+    stranger.write_bytes(b"of a clip that left the plan")
+    plan_file.write_text(plan + "budget: {hours: 0.000001}\n")
+    job = LibraryJob(plan=plan_file, out=whole, model=tiny_model, prune=True)
+    report = build(job)
+    assert (report.failed, report.out_of_time, report.status) == ({}, True, TRY_AGAIN)
+    assert "the hours of the run were over" in report.summary()
+    assert json.loads((whole / "report.json").read_text())["out_of_time"]
+    assert stranger.exists(), "pruned though something was left to make"
+    plan_file.write_text(plan)
+    report = build(job)
+    assert (report.out_of_time, report.status) == (False, 0)
+    assert all(path.exists() for path in redraws)
+    assert not stranger.exists()
+
+
+def test_a_stored_wave_that_was_damaged_is_named_when_it_is_delivered(tiny_model: Path, plan_file: Path, whole: Path) -> None:
+    clip = json.loads((whole / "manifest.json").read_text())["clips"][0]
+    (whole / clip["file"]).unlink()
+    draw = whole / ".foley/made" / clip["id"][:2] / f"{clip['id']}-0.npz"
+    data = bytearray(draw.read_bytes())
+    data[data.index(b"wave_NT.npy") + 1000] ^= 1
+    draw.write_bytes(data)
+    with pytest.raises(OutputError, match=rf"^{draw} is damaged \(Bad CRC-32 .*: delete it and build again$"):
+        build(LibraryJob(plan=plan_file, out=whole, model=tiny_model))
 
 
 def test_the_command_ends_with_a_status_for_the_scheduler(unbroken, tiny_model: Path, capsys, monkeypatch) -> None:
