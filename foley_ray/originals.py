@@ -78,6 +78,10 @@ class Originals:
             embedding_ND, _limits(heard_N, class_N, SAME, FAR), picture_NFM, _limits(seen_N, class_N, SAME_SEEN, FAR_SEEN)
         )
 
+    def joined(self, other: "Originals") -> Self:
+        """Both, each row with its own limits: of a model that went on to other recordings."""
+        return type(self)(*(np.concatenate([rows, vars(other)[name]]) for name, rows in vars(self).items()))
+
     @classmethod
     def load(cls, model: Path, digest: str) -> Self:
         """Those of a model folder. Raises ModelError if the file is not the one that foley.json speaks of."""

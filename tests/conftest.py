@@ -64,6 +64,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embedding_ND = np.random.default_rng(0).standard_normal((8, config.clap.embed_dim)).astype(np.float32)
     embedding_ND /= np.linalg.norm(embedding_ND, axis=1, keepdims=True)
     limit_N = np.full(8, 0.02, dtype=np.float32)
-    silence_NFM = np.zeros((8, 8, config.audio.mel_bands // COARSE), dtype=np.uint8)  # looks like nothing
+    frames = config.audio.mel_frames(round(config.clap.window_s * config.audio.sample_rate_hz))
+    shape = 8, frames // COARSE, config.audio.mel_bands // COARSE
+    silence_NFM = np.zeros(shape, dtype=np.uint8)  # looks like nothing
     add_originals(folder, Originals(embedding_ND, limit_N, silence_NFM, limit_N), "a dataset's digest")
     return folder

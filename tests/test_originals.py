@@ -100,6 +100,17 @@ def test_of_recordings_that_have_no_other_to_be_measured_by_only_the_same_is_a_c
     np.testing.assert_allclose(originals.seen_limit_N, MARGIN * SAME_SEEN)
 
 
+def test_joined_ones_know_what_either_knew_by_its_own_limits(tmp_path: Path) -> None:
+    old = heard_alone(unit(0.0), np.array([0.1], dtype=np.float32))
+    new = Originals(unit(1.5), np.array([0.4], dtype=np.float32), pictures(1), np.array([0.1], dtype=np.float32))
+    both = old.joined(new)
+    for angle in (0.3, 1.0, 1.5):
+        apart = min(old.novelty(unit(angle)[0], SILENCE), new.novelty(unit(angle)[0], SILENCE))
+        assert both.novelty(unit(angle)[0], SILENCE) == pytest.approx(apart)
+    assert both.novelty(unit(0.7)[0], pictures(1)[0]) == pytest.approx(0, abs=1e-4)
+    assert len(Originals.load(tmp_path, both.save(tmp_path)).limit_N) == 2
+
+
 def test_what_is_saved_is_read_again_and_another_file_is_not(tmp_path: Path) -> None:
     originals = Originals.of(unit(0.0, 0.5, 1.0), pictures(1, 2, 3), ["a", "b", "c"], [""] * 3)
     digest = originals.save(tmp_path)

@@ -310,6 +310,8 @@ def _convert(row: Row, deaths: int, storage: Storage, sample_rate_hz: int, setti
         if deaths >= MAX_DEATHS:
             raise Fault(Reason.CORRUPT, f"{deaths} workers died while decoding it")
         wave = load_wave(storage, _place(row), sample_rate_hz, settings)
+        if row["sha256"] is None:  # unread before, read now: whether another recording has the same bytes, nobody knows
+            raise Fault(Reason.MISSING, "could not be read when it was hashed, only later; ingest again")
     except Fault as fault:
         return {"index": row["index"], "reason": fault.reason, "detail": fault.detail, "duration_s": 0.0}, b""
     outcome = {"index": row["index"], "reason": "", "detail": "", "duration_s": len(wave) / sample_rate_hz}

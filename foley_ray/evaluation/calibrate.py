@@ -4,6 +4,7 @@ A class's threshold is a quantile of what its real clips score against its wordi
 it too is counted beside it: a threshold that they pass as well sorts nothing out.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -54,5 +55,6 @@ def as_yaml(found: Mapping[str, Calibrated], clap: str, quantile: float, how: Se
     for name, item in found.items():
         passing = "" if item.others_pass is None else f"; {item.others_pass.value:.0%} of other classes' clips reach it"
         low, high = item.threshold.low, item.threshold.high
-        lines.append(f"  {name}: {item.threshold.value:.4f}  # [{low:.3f}, {high:.3f}], {item.clips} clips{passing}")
+        told = json.dumps(name, ensure_ascii=False)  # quoted: 2023, no and on are no text in YAML
+        lines.append(f"  {told}: {item.threshold.value:.4f}  # [{low:.3f}, {high:.3f}], {item.clips} clips{passing}")
     return "\n".join(lines) + "\n"

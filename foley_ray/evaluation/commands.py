@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from foley_ray.config import MAX_SEED, USUAL, ClipSettings
-from foley_ray.errors import ConfigError
+from foley_ray.errors import ConfigError, DataError
 from foley_ray.jobfile import assignment, make_job
 
 if TYPE_CHECKING:
@@ -226,18 +226,24 @@ def calibrate(
 
     found = find_set(reference, split)  # type: ignore[arg-type]
     wordings = _wordings(found, prompts)
-    wide = [name for name, places in found.places.items() if name in wordings and len(places) >= scale.MIN_CLIPS]
-    thin = [] if classes else [name for name in found.places if name not in wide]
-    found = _chosen(found, classes or wide, None, None)
+    untold = [name for name in classes or () if name in found.places and name not in wordings]
+    if untold:
+        told = ", ".join(wordings)
+        raise ConfigError(f"{prompts or found.where} has no wordings of {', '.join(untold)} to score against; it has {told}")
+    wide = classes or [name for name in wordings if len(found.places.get(name, ())) >= scale.MIN_CLIPS]
     model = clap or shipped_model()
     ears = Ears(model, None, seconds)
-    heard = hear(found, ears, workers)
-    texts = {name: ears.clap.texts(wordings[name]) for name in found.places}
-    numbers = scale.calibrate({name: item.clap_ND for name, item in heard.items()}, texts, quantile)
+    heard = hear(_chosen(found, wide, None, None), ears, workers) if wide else {}
+    # which clips are silent is known now; of a class that was asked for by name too few are an error
+    audio = {name: item.clap_ND for name, item in heard.items() if classes or len(item.clap_ND) >= scale.MIN_CLIPS}
+    if not audio:
+        raise DataError(f"no class of {found.where} has wordings and {scale.MIN_CLIPS} clips that sound: no threshold to set")
+    thin = [name for name in found.places if not classes and name not in audio]
+    numbers = scale.calibrate(audio, {name: ears.clap.texts(wordings[name]) for name in audio}, quantile)
     digest = read_info(model).parts["clap"].digest
     notes = [f"foley calibrate: {found.where} ({', '.join(filter(None, (found.kind, found.note)))}), {how(ears.spec)}"]
     if thin:
-        notes.append(f"left out, without wordings or with fewer than {scale.MIN_CLIPS} clips: {', '.join(thin)}")
+        notes.append(f"left out, without wordings or with fewer than {scale.MIN_CLIPS} clips that sound: {', '.join(thin)}")
     with replacing(out) as temporary:
         temporary.write_text(scale.as_yaml(numbers, digest, quantile, notes), encoding="utf-8")
     _console().print(out.read_text(encoding="utf-8").rstrip())

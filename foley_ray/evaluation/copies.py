@@ -10,10 +10,10 @@ import numpy as np
 from foley_ray.checkpoint import ModelInfo, add_originals, read_info
 from foley_ray.data.manifest import load_info
 from foley_ray.errors import DatasetError
-from foley_ray.evaluation.recordings import Recording, check_rate_and_classes, clip, stream_recordings
+from foley_ray.evaluation.recordings import Recording, check_rate_and_classes, stream_recordings, stretches
 from foley_ray.originals import Originals
 from foley_ray.spec import AudioSpec
-from foley_ray.stages.rank import RankStage, audible
+from foley_ray.stages.rank import RankStage
 
 GROUP_WINDOWS = 64
 
@@ -24,13 +24,14 @@ def note_originals(
     shippable_only: bool = False,
     classes: Collection[str] | None = None,
     progress: Callable[[int], None] = lambda windows: None,
+    earlier: Originals | None = None,
 ) -> ModelInfo:
     """Write MODEL/originals.safetensors from those of the dataset's `train` rows that it learned from; foley.json says so.
 
     Short events are heard as all judges hear them (recordings.clip), longer recordings stretch after stretch. The model's
-    digest changes, for best-of-n chooses otherwise from now on. `progress` is told how many stretches were heard. Raises
-    ModelError for a model whose CLAP does not hear, DatasetError for a dataset at another rate, or without these classes or
-    such rows.
+    digest changes, for best-of-n chooses otherwise from now on. `progress` is told how many stretches were heard. `earlier` are
+    those of a model that this one went on from, heard by the same CLAP: it may copy them as well. Raises ModelError for a model
+    whose CLAP does not hear, DatasetError for a dataset at another rate, or without these classes or such rows.
     """
     info = read_info(model, needs=("clap",)).require_ranker("know a copy")
     spec, known = info.model.audio, load_info(dataset)
@@ -52,15 +53,10 @@ def note_originals(
     if not embedded:
         raise DatasetError(f"dataset {dataset} has no such rows of split 'train'; look at its classes and licences")
     originals = Originals.of(np.concatenate(embedded), np.concatenate(pictures), recordings, names)
-    return add_originals(model, originals, known.digest[:16])
+    return add_originals(model, earlier.joined(originals) if earlier else originals, known.digest[:16])
 
 
 def _stretches(rows: Iterable[Recording], spec: AudioSpec, samples: int) -> Iterator[tuple[Recording, np.ndarray]]:
-    """Of each recording what a clip may be a copy of: half-overlapping stretches (T,), without those that are nearly silent."""
     for row in rows:
-        if len(row.wave_T) <= samples:
-            yield row, clip(row.wave_T, spec)[:samples]
-            continue
-        starts = [*range(0, len(row.wave_T) - samples, samples // 2), len(row.wave_T) - samples]
-        for stretch_T in audible(np.stack([row.wave_T[start : start + samples] for start in starts])):
+        for stretch_T in stretches(row.wave_T, spec, samples):
             yield row, stretch_T

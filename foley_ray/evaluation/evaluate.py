@@ -5,7 +5,7 @@ distances, the reference itself for the rest. Plain values come out; table.py an
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Features:
     scores_N: np.ndarray | None = None
     """Of the clips that have words."""
     hits: int | None = None
-    """Clips that the classifier takes for their class."""
+    """Clips that the classifier takes for their class; None as well for a class that it does not judge, and so never names."""
     silent: int = 0
     unreadable: int = 0
     patches_NPD: np.ndarray | None = None
@@ -85,9 +85,10 @@ def evaluate(
         if ears.judge
         else None
     )
+    judged = ears.judge.info.judged if ears.judge else ()
     report = compare_sets(
-        {name: features(name, heard, space, text_of) for name, heard in real.items()},
-        {name: features(name, heard, space, text_of) for name, heard in made.items()},
+        {name: features(name, heard, space, text_of, judged) for name, heard in real.items()},
+        {name: features(name, heard, space, text_of, judged) for name, heard in made.items()},
     )
     how_found = {
         "foley_ray": __version__,
@@ -166,8 +167,11 @@ def _check_classes(reference: Path, real: Mapping[str, Any], generated: Path, ma
             raise DataError(f"{where} has a single clip of {', '.join(thin)}: a distance needs at least 2; choose with --class")
 
 
-def features(name: str, heard: Heard, space: str, text_of: Mapping[str, np.ndarray]) -> Features:
-    """What was heard of one class, in the chosen space. Raises DataError if fewer than two clips are left."""
+def features(name: str, heard: Heard, space: str, text_of: Mapping[str, np.ndarray], judged: Collection[str]) -> Features:
+    """What was heard of one class, in the chosen space; `judged` are the classes that the classifier chooses between.
+
+    Raises DataError if fewer than two clips are left.
+    """
     if len(heard.clap_ND) < 2:
         raise DataError(
             f"class {name} has {len(heard.clap_ND)} clips that are not silent ({heard.silent} silent, "
@@ -176,14 +180,14 @@ def features(name: str, heard: Heard, space: str, text_of: Mapping[str, np.ndarr
     told = [row for row, texts in enumerate(heard.texts) if texts]
     scores = [np.mean([heard.clap_ND[row] @ text_of[text] for text in heard.texts[row]]) for row in told]
     patches_NPD = heard.published_NPD
-    judged = heard.judge_ND if space == "classifier" else heard.clap_ND if patches_NPD is None else patches_NPD.mean(axis=1)
-    if judged is None:
+    space_ND = heard.judge_ND if space == "classifier" else heard.clap_ND if patches_NPD is None else patches_NPD.mean(axis=1)
+    if space_ND is None:
         raise DataError("the classifier's space needs a --classifier folder")
     return Features(
-        judged,
+        space_ND,
         heard.recordings,
         np.array(scores) if scores else None,
-        None if heard.named_N is None else int((heard.named_N == name).sum()),
+        int((heard.named_N == name).sum()) if heard.named_N is not None and name in judged else None,
         heard.silent,
         len(heard.unreadable),
         patches_NPD,

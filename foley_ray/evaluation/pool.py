@@ -120,7 +120,6 @@ class Pool:
     model: str
     """Digest of the model that made it."""
     sample_rate_hz: int
-    per_prompt: int
     classes: dict[str, Candidates]
 
     @classmethod
@@ -133,7 +132,7 @@ class Pool:
                 with np.load(_file(folder, name), allow_pickle=False) as arrays:
                     found = {key: arrays[key] for key in ("audio_ND", "text_ND", "score_N", "prompt_N")}
                     classes[name] = Candidates(tuple(prompts), arrays["wave_NT"].astype(np.float32) / PCM, **found)
-            return cls(note["model"], note["sample_rate_hz"], note["candidates"], classes)
+            return cls(note["model"], note["sample_rate_hz"], classes)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"no whole pool in {folder} ({error}); make it with jobs/experiments/candidates.py") from None
 

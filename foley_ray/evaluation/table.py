@@ -108,6 +108,10 @@ def warnings(report: Numbers) -> list[str]:
             found.append(f"{name}: {real['silent']} silent and {real['unreadable']} unreadable reference clips are left out")
         if min(made["clips"], real["clips"]) < 20:
             found.append(f"{name}: {made['clips']} generated and {real['clips']} real clips are few; trust KAD more than FAD")
+        if report["how"]["classifier"] and "accuracy" not in made:
+            found.append(
+                f"{name}: not one of the classes that the classifier judges; it has no accuracy, nor has it part in the mean"
+            )
     return found
 
 

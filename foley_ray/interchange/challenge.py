@@ -2,6 +2,7 @@
 
     OUT/generated_audio/CLASS/000.wav   22,050 Hz, 16 bit, what the organisers' scorer reads; the folder names are theirs
     OUT/records/CLASS/000.json          how the clip was made and chosen, written before the clip
+    OUT/made_with.json                  models and settings of all of it: a rerun with others is refused, not mixed in
     OUT/report.json                     scores and misses of each class, written last
 
 Differs from the released program where that is defective: redraws end, and nothing is dropped out while scoring.
@@ -23,13 +24,18 @@ from foley_ray.config import MAX_NOISE, MAX_SEED, ClipSettings, Sampler
 from foley_ray.errors import ModelError
 from foley_ray.generate import describe
 from foley_ray.interchange.foreign import TARGETS_FILE
+from foley_ray.interchange.made_with import agree
 from foley_ray.jobfile import Job, LocalPath
 from foley_ray.pipeline import Pipeline
 from foley_ray.settings import Settings
 from foley_ray.stages.rank import target_files
 
 DURATION_S = 4.0
+CLIPS = "generated_audio"
 REPORT_FILE = "report.json"
+NOTE_FILE = "made_with.json"
+HOW_MUCH = {"out", "publish", "count", "workers", "cpus_per_worker", "gpu", "autoscaled"}
+"""Settings that say how many clips are made and where, not what they become."""
 
 
 class ChallengeClass(Settings):
@@ -70,14 +76,15 @@ class ChallengeJob(Job):
 
 
 def check(job: ChallengeJob) -> None:
-    """Refuse what would only fail once other classes are made.
+    """Refuse what would only fail once other classes are made, and note in OUT what the clips are made with.
 
     Raises ModelError for a model that is none, cannot rank, or has no target sounds where they are asked for; SourceError for
-    a folder of targets without sounds.
+    a folder of targets without sounds; ConfigError if OUT has clips that were made otherwise.
     """
+    digests: dict[str, str] = {}
     for name, row in job.classes.items():
         folder = job.models[row.model]
-        read_info(folder).require_ranker(f"choosing {name}")
+        digests[row.model] = read_info(folder).require_ranker(f"choosing {name}").digest
         if isinstance(row.targets, Path):
             target_files(row.targets)
         elif row.targets == "model" and not (folder / TARGETS_FILE).is_file():
@@ -85,6 +92,8 @@ def check(job: ChallengeJob) -> None:
                 f"{folder} came without target sounds ({TARGETS_FILE}); import the challenge entry's big checkpoint, or set "
                 f"classes.{name}.targets to a folder of sounds"
             )
+    settings = job.model_dump(mode="json", exclude=HOW_MUCH | {"models"})
+    agree(job.out / NOTE_FILE, {"models": digests, **settings}, begun=any((job.out / CLIPS).glob("*/*.wav")))
 
 
 def count_made(job: ChallengeJob) -> int:
@@ -136,7 +145,7 @@ def _records(job: ChallengeJob, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _clip(job: ChallengeJob, name: str, index: int) -> Path:
-    return job.out / "generated_audio" / name / f"{index:03d}.wav"
+    return job.out / CLIPS / name / f"{index:03d}.wav"
 
 
 def _request(job: ChallengeJob, name: str, index: int, targets: tuple[np.ndarray, np.ndarray] | None) -> ClipRequest:

@@ -1,27 +1,33 @@
 """`foley finetune`: a folder of recordings and a model, ours or an imported one, to a model that has learned from them.
 
-RUN/dataset    the recordings, checked and converted
-RUN/cache      their latents and embeddings, where the model's CLAP hears
-RUN/finetune   the training run; the same command goes on from where it stopped
-RUN/model      the finished model: the given one with its unet and tuning layer replaced
+RUN/made_with.json   what the next two are made of; other recordings or another caption are refused, not passed over
+RUN/dataset          the recordings, checked and converted
+RUN/cache            their latents and embeddings, where the model's CLAP hears
+RUN/finetune         the training run; the same command goes on from where it stopped
+RUN/model            the finished model: the given one with its unet and tuning layer replaced
 """
 
+import csv
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foley_ray.audio.files import AUDIO_SUFFIXES, slug, sound_files
-from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info
+from foley_ray.audio.files import AUDIO_SUFFIXES, sound_files
+from foley_ray.checkpoint import ModelInfo, assemble, model_folder, read_info, read_originals
 from foley_ray.config import TrainConfig, TuningConfig, override
+from foley_ray.data.sources.recording import utf8
 from foley_ray.errors import ConfigError, OutputError, SourceError
 from foley_ray.jobfile import CacheJob
 from foley_ray.presets import PRESETS, Preset, preset
 
 FEWEST = 10
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+NOTE_FILE = "made_with.json"
 ON_FEW: dict[str, Any] = {
     "steps": 1000,
     "batch_size": 4,
@@ -55,12 +61,17 @@ class Wish:
 
 
 def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
-    """RUN/model. Raises SourceError for recordings that cannot be used, and what ingest, cache and training raise."""
+    """RUN/model.
+
+    Raises SourceError for recordings that cannot be used, ConfigError for a RUN that was made of others, and what ingest, cache
+    and training raise.
+    """
     from foley_ray.data.cache import is_cache
     from foley_ray.data.cache import run_job as make_cache
     from foley_ray.data.ingest import IngestSettings, ingest, summary
     from foley_ray.data.manifest import INFO_FILE, load_info
     from foley_ray.evaluation.copies import note_originals
+    from foley_ray.interchange.made_with import agree
     from foley_ray.training.progress import progress_line
     from foley_ray.training.run import Run
     from foley_ray.training.worker import train
@@ -69,9 +80,12 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
     info = read_info(model, needs=("clap", "vae", "unet", "vocoder"))
     chosen, settings = plan(wish, info)
     check_recordings(wish.recordings, wish.caption)
+    earlier = read_originals(model, info)
     dataset, cache = out / "dataset", out / "cache"
-    if not (dataset / INFO_FILE).is_file():
-        source = named_by_folder(wish.recordings, wish.caption, out / "recordings") if wish.caption else wish.recordings
+    ingested = (dataset / INFO_FILE).is_file()
+    agree(out / NOTE_FILE, made_of(wish), begun=ingested)
+    if not ingested:
+        source = captioned(wish.recordings, wish.caption, out / "recordings") if wish.caption else wish.recordings
         rate_hz = chosen.model.audio.sample_rate_hz
         ingest(source, dataset, sample_rate_hz=rate_hz, settings=IngestSettings(eval_share=0.0))
     say(summary(load_info(dataset), dataset))
@@ -91,13 +105,14 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
         dataset=data,
         out=out / "finetune",
         init=(model,),
+        captions=dict.fromkeys(load_info(dataset).classes, (wish.caption,)) if wish.caption else {},
         workers=wish.workers,
         use_gpu=wish.gpu,
     )
     train(run, lambda metrics: say(f"finetune  {progress_line(metrics)}"))
     made = assemble([model, out / "finetune" / "model"], out / "model")
-    # a few recordings are soon learned by heart; those of the given model, which it may copy as well, are not at hand
-    return note_originals(out / "model", dataset) if info.can_rank else made
+    # a few recordings are soon learned by heart, and those of the given model not forgotten: its CLAP, which heard them, stays
+    return note_originals(out / "model", dataset, earlier=earlier) if info.can_rank else made
 
 
 def plan(wish: Wish, info: ModelInfo) -> tuple[Preset, TrainConfig]:
@@ -130,20 +145,36 @@ def check_recordings(folder: Path, caption: str | None) -> None:
         )
 
 
-def named_by_folder(folder: Path, caption: str, place: Path) -> Path:
-    """The sounds of a folder under one that is named after the caption: links where the disk allows it, else copies."""
-    inner = place / slug(caption)
+def made_of(wish: Wish) -> dict[str, Any]:
+    """What dataset and cache depend on and training cannot see; its own check_run compares the model and the settings."""
+    total, count = hashlib.sha256(), 0
+    folder, out = wish.recordings.resolve(), wish.out.resolve()
+    tables = (path for name in METADATA for path in sorted(folder.rglob(name)))
+    for path in (*sound_files(folder), *tables):
+        if path.is_relative_to(out):  # a run within the recordings is not of them
+            continue
+        count += 1
+        total.update(os.fsencode(path.relative_to(folder)) + b"\0")  # a folder may name a class
+        with suppress(OSError), path.open("rb") as file:  # what cannot be read, ingest tells of
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    recordings = {"files": count, "digest": total.hexdigest()[:16]}
+    return {"recordings": recordings, "caption": wish.caption, "variants": wish.variants}
+
+
+def captioned(folder: Path, caption: str, place: Path) -> Path:
+    """The sounds of a folder under a table that gives all of them the caption: links where the disk allows it, else copies."""
     try:
         shutil.rmtree(place, ignore_errors=True)
-        inner.mkdir(parents=True)
-        for number, path in enumerate(sorted(folder.rglob("*"))):
-            if path.suffix.lower() not in AUDIO_SUFFIXES or path.name.startswith("."):
-                continue
-            target = inner / f"{number:06d}_{path.name}"
+        sounds = [path for path in sound_files(folder) if path.is_file()]
+        place.mkdir(parents=True)
+        names = [f"{number:06d}_{utf8(path.name)}" for number, path in enumerate(sounds)]
+        for path, name in zip(sounds, names, strict=True):
             try:
-                os.link(path, target)
+                os.link(path, place / name)
             except OSError:
-                shutil.copy2(path, target)
+                shutil.copy2(path, place / name)
+        with (place / METADATA[0]).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("file", "caption", "class"), *((name, caption, caption) for name in names)])
     except OSError as error:
-        raise OutputError(f"cannot write {inner}: {error.strerror or error}; choose another --out") from error
+        raise OutputError(f"cannot write {place}: {error.strerror or error}; choose another --out") from error
     return place

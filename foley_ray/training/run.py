@@ -13,7 +13,7 @@ Has never heard of Ray; worker.py runs it there.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -159,7 +159,10 @@ def is_finished(info: ModelInfo, run: Run) -> bool:
 
 
 def check_run(run: Run, wanted: dict[str, Any]) -> ModelInfo | None:
-    """Raise if the run folder belongs to something else. Returns the finished model if there is nothing left to do."""
+    """Raise if the run folder belongs to something else, or has lost what to go on from.
+
+    Returns the finished model if there is nothing left to do.
+    """
     path = run.out / RUN_FILE
     if not path.is_file():
         if run.out.exists() and (not run.out.is_dir() or any(run.out.iterdir())):
@@ -170,21 +173,26 @@ def check_run(run: Run, wanted: dict[str, Any]) -> ModelInfo | None:
     except ValueError as error:
         raise ConfigError(f"{path} is damaged ({error}); choose another --out") from None
     # how long it runs and how often it saves may change; anything else would silently mix two experiments
-    there, now = _flat(known), _flat(wanted)
-    differing = [
-        f"{key} was {there.get(key)}, now {now.get(key)}"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key) and key not in CHANGEABLE
-    ]
-    if differing:
+    if differing := differences(known, wanted, but=CHANGEABLE):
         raise ConfigError(f"{run.out} is a run with other settings: {'; '.join(differing)}; choose another --out")
+    made = 0
     if (run.out / MODEL_FOLDER).is_dir():
         info = read_info(run.out / MODEL_FOLDER)
-        _refuse_fewer_steps(run, max(part.training["step"] for part in info.parts.values()))
-        return info if is_finished(info, run) else None
+        made = max(part.training["step"] for part in info.parts.values())
+        _refuse_fewer_steps(run, made)
+        if is_finished(info, run):
+            return info
     newest = newest_checkpoint(run.out)
     if newest:
         _refuse_fewer_steps(run, checkpoint_step(newest))
+        return None
+    # a step beyond the first checkpoint's means that there was one; what failed before it has nothing to lose
+    logged = _logged_step(run.out)
+    if made or logged > known["train"]["checkpoint_every"]:
+        raise TrainingError(
+            f"{run.out} has trained to step {max(made, logged)}, but {run.out / CHECKPOINTS} has no whole checkpoint to go on "
+            f"from, and starting over would replace what is there; choose another --out, or delete {run.out} to start over"
+        )
     return None
 
 
@@ -239,9 +247,26 @@ def captions_digest(captions: Mapping[str, tuple[str, ...]]) -> str:
     return hashlib.sha256(json.dumps({name: list(captions[name]) for name in sorted(captions)}).encode()).hexdigest()[:16]
 
 
+def _logged_step(out: Path) -> int:
+    """The last step that a run has told of; 0 if none."""
+    path = out / METRICS_FILE
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
 def _refuse_fewer_steps(run: Run, trained: int) -> None:
     if trained > run.train.steps:
         raise ConfigError(f"{run.out} has already trained {trained} steps, more than {run.train.steps}; ask for more")
+
+
+def differences(known: dict[str, Any], wanted: dict[str, Any], but: Collection[str] = ()) -> list[str]:
+    """In which settings two JSON objects differ, in words; those named in `but` may."""
+    there, now = _flat(known), _flat(wanted)
+    return [
+        f"{key} was {there.get(key)}, now {now.get(key)}"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key) and key not in but
+    ]
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -185,6 +185,16 @@ def test_a_recording_that_kills_its_workers_is_blamed(tmp_path):
     assert [file.name for file in data.iterdir()] == ["part-000000000.parquet"]
 
 
+def test_a_recording_that_could_not_be_read_when_it_was_hashed_is_left_out(tmp_path):
+    rows = rows_of(small_source(tmp_path / "s", count=2))
+    rows[1]["sha256"] = None
+    (tmp_path / "data").mkdir()
+    batch = pa.Table.from_pylist(rows, TASK_SCHEMA)
+    outcomes = ingest_module._write_file(batch, tmp_path / "data", Storage(tmp_path / "s"), RATE_HZ, IngestSettings())
+    assert [outcome["reason"] for outcome in outcomes.to_pylist()] == ["", "missing"]
+    assert pq.read_table(tmp_path / "data")["source"].to_pylist() == ["0.wav"]
+
+
 def test_a_file_that_crashes_the_decoder_does_not_hang_the_ingest(ray_local, tmp_path, monkeypatch):
     source, name = small_source(tmp_path / "s"), "2.wav"
 

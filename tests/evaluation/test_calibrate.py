@@ -49,6 +49,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert "0 % of other" in (tmp_path / "t.yaml").read_text().replace("%", " %")
 
 
+def test_class_names_that_yaml_takes_for_something_else_stay_text(tmp_path: Path) -> None:
+    names = ["2023", "no", "1e3", "Tür: #1", 'a "b"']
+    found = calibrate({name: at_angle(np.linspace(0.5, 0.9, 5)) for name in names}, {name: np.eye(1, 2) for name in names})
+    (tmp_path / "t.yaml").write_text(as_yaml(found, "12345678", 0.1, []), encoding="utf-8")
+    assert list(load_thresholds(tmp_path / "t.yaml").thresholds) == names
+
+
 def test_from_the_shell(tiny_model: Path, tmp_path: Path) -> None:
     for name, hz in (("low", 200), ("high", 2000)):
         for index in range(6):
@@ -62,3 +69,30 @@ def test_from_the_shell(tiny_model: Path, tmp_path: Path) -> None:
     found = load_thresholds(tmp_path / "t.yaml")
     assert found.thresholds.keys() == {"low", "high"}
     assert found.clap == read_info(tiny_model).parts["clap"].digest
+
+
+def test_classes_that_cannot_be_calibrated_are_left_out_or_named(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("low", "high", "thin", "untold"):
+        for index in range(5):
+            silent = name == "thin" and index == 0
+            save(tmp_path / "real" / name / f"{index}.wav", (0 if silent else 1) * tone(hz=300 + 20 * index, duration_s=0.5))
+    (tmp_path / "words.yaml").write_text("low: [a low tone]\nhigh: [a high tone]\nthin: [a thin tone]\n")
+
+    def run(*arguments: str) -> str:
+        given = {"--reference": tmp_path / "real", "--out": tmp_path / "t.yaml", "--clap": tiny_model, "--seconds": 1}
+        given |= {"--prompts": tmp_path / "words.yaml"}
+        told = CliRunner().invoke(
+            app, ["calibrate", *(str(item) for pair in given.items() for item in pair), *arguments], catch_exceptions=False
+        )
+        assert told.exit_code == 0, told.output
+        return told.output
+
+    assert "left out, without wordings or with fewer than 5 clips that sound: thin, untold" in " ".join(run().split())
+    assert load_thresholds(tmp_path / "t.yaml").thresholds.keys() == {"low", "high"}
+    with pytest.raises(ConfigError, match=r"words.yaml has no wordings of untold to score against; it has low, high, thin"):
+        run("--class", "low", "--class", "untold")
+    with pytest.raises(DataError, match="class thin has 4 clips, a threshold needs at least 5"):
+        run("--class", "low", "--class", "thin")
+    (tmp_path / "words.yaml").write_text("thin: [a thin tone]\n")
+    with pytest.raises(DataError, match=r"no class of .*real has wordings and 5 clips that sound"):
+        run()

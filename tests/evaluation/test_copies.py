@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from foley_ray.checkpoint import assemble, read_info
+from foley_ray.checkpoint import assemble, read_info, read_originals
 from foley_ray.cli import app
 from foley_ray.errors import DatasetError, ModelError
 from foley_ray.evaluation.copies import note_originals
@@ -56,6 +56,17 @@ def test_rows_that_it_did_not_learn_from_are_left_out(model: Path, judged_datase
     assert len(learned) <= info.originals.rows <= sum(stretches(row, samples) for row in learned)
     with pytest.raises(DatasetError, match=r"has no class dog_brak \(did you mean: dog_bark"):
         note_originals(model, judged_dataset, classes=["rain", "dog_brak"])
+
+
+def test_a_model_that_went_on_still_knows_what_it_had_learned_before(model: Path, judged_dataset: Path) -> None:
+    before = note_originals(model, judged_dataset, classes=["rain"])
+    rain = read_originals(model, before)
+    alone = note_originals(model, judged_dataset, classes=["gunshot"])
+    both = note_originals(model, judged_dataset, classes=["gunshot"], earlier=rain)
+    assert both.originals.rows == before.originals.rows + alone.originals.rows
+    originals = RankStage(model).originals
+    for row in range(before.originals.rows):
+        assert originals.novelty(rain.embedding_ND[row], rain.picture_NFM[row]) < 0.5
 
 
 def test_a_dataset_of_held_out_rows_alone_has_nothing_to_learn_from(model: Path, judged_dataset: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from foley_ray.cli import app
 from foley_ray.config import RobertaClapConfig
 from foley_ray.errors import ConfigError, DataError, FoleyError, ModelError
 from foley_ray.evaluation import metrics
+from foley_ray.evaluation.classifier import Classifier
 from foley_ray.evaluation.evaluate import Features, _space, held_part, made_numbers, real_numbers
 from foley_ray.evaluation.hear import Ears, hear
 from foley_ray.evaluation.sets import find_set
@@ -155,6 +156,26 @@ def test_fad_pools_patches_and_the_rest_takes_their_mean() -> None:
     assert numbers["clips"] == 12
     half = held_part(recordings, 6)
     assert reached["fad"] == pytest.approx(metrics.fad(real_NPD[~half].reshape(18, 4), real_NPD[half].reshape(18, 4)))
+
+
+def test_a_class_that_the_classifier_does_not_judge_has_no_accuracy(
+    sets: Path, tiny_model: Path, judge: Classifier, judged_dataset: Path, tmp_path: Path
+) -> None:
+    judge.save(tmp_path / "judge")
+    write_set(tmp_path / "made", 3, {"rain": 1, "bright": 1})
+    write_set(tmp_path / "real", 4, {"rain": 1, "bright": 1})
+    told = foley(
+        "--reference", tmp_path / "real", "--generated", tmp_path / "made", "--out", tmp_path / "out", "--clap", tiny_model,
+        "--classifier", tmp_path / "judge", "--seconds", 1,
+    )  # fmt: skip
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    rain, bright = (report["classes"][name] for name in ("rain", "bright"))
+    assert all("accuracy" not in bright[side] for side in ("generated", "real"))
+    assert report["mean"]["accuracy"]["classes"] == 1
+    assert report["mean"]["accuracy"]["generated"][0] == rain["generated"]["accuracy"][0]
+    assert report["mean"]["accuracy"]["real"] == rain["real"]["accuracy"][0]
+    assert "bright: not one of the classes that the classifier judges" in told
+    assert "rain: not one of" not in told
 
 
 def test_runs_are_compared_only_by_one_yardstick(sets: Path, tiny_model: Path) -> None:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from foreign import restless, text_config
 
-from foley_ray.checkpoint import find_parts, load_part, read_info
+from foley_ray.checkpoint import ModelInfo, assemble, find_parts, load_part, read_info, save_model
 from foley_ray.errors import ModelError, PromptError
 from foley_ray.interchange.foreign import write_model
 from foley_ray.interchange.recognise import Reading, read_foreign
 from foley_ray.models.laion import laion
 from foley_ray.presets import preset
+from foley_ray.stages.rank import RankStage
+from foley_ray.training.tasks.clap import ClapTask
 
 WORDS = ["a dog bark", "heavy rain on a roof"]
 
@@ -111,6 +113,18 @@ def test_a_published_clap_stands_in_for_a_presets_own(clap_folder: Path, tmp_pat
     other = wanted.model_copy(update={"model": wanted.model.model_copy(update={"clap": wider})})
     with pytest.raises(ModelError, match="made with other settings"):
         find_parts([tmp_path / "model"], other, needed=("clap",))
+
+
+def test_one_that_was_trained_on_is_ranked_by_as_it_hears(clap_folder: Path, tmp_path: Path) -> None:
+    wanted = preset("tiny")
+    write_model(read_foreign(clap_folder), tmp_path / "model", wanted.model, "clap", "tiny")
+    train = wanted.training["clap"].model_copy(update={"audio_only": True})
+    task = ClapTask(wanted.model, train, {"clap": load_part(tmp_path / "model", "clap")})
+    # as a run's checkpoint is written, and a model put together
+    save_model(tmp_path / "run", ModelInfo(preset=wanted.name, model=task.config), task.finished())
+    assemble([tmp_path / "model", tmp_path / "run"], tmp_path / "whole")
+    before, after = RankStage(tmp_path / "model"), RankStage(tmp_path / "whole")
+    assert (after.levels, after.window_samples) == (before.levels, before.window_samples) == (False, 220_500)
 
 
 def test_one_text_at_a_time_or_many(clap_folder: Path) -> None:

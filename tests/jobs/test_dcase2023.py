@@ -10,6 +10,7 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
+from foley_ray.checkpoint import assemble
 from foley_ray.errors import ConfigError, ModelError, SourceError
 from foley_ray.interchange.challenge import ChallengeJob, check, count_made, make_share, write_report
 from foley_ray.interchange.foreign import TARGETS_FILE
@@ -60,6 +61,26 @@ def test_clips_of_the_official_form(tiny_model: Path, tmp_path: Path) -> None:
     assert count_made(job) == 3
     assert list(make_share(job, 0)) == ["rain/001.wav"]  # only what is missing
     assert (job.out / "generated_audio" / "rain" / "000.wav").read_bytes() == kept
+
+
+def test_a_rerun_with_other_settings_is_refused_and_with_more_clips_goes_on(tiny_model: Path, tmp_path: Path) -> None:
+    job = job_for(tiny_model, tiny_model, tmp_path / "out", "dog_bark").model_copy(update={"count": 1})
+    check(job.model_copy(update={"steps": 2}))  # which made nothing
+    check(job)
+    assert list(make_share(job, 0)) == ["dog_bark/000.wav"]
+    check(job.model_copy(update={"count": 2, "workers": 2, "models": {"small": tiny_model}}))
+    bark = job.classes["dog_bark"].model_copy(update={"guidance": 3.0})
+    with pytest.raises(
+        ConfigError, match=r"out was made with other settings: classes.dog_bark.guidance was 2.5, now 3.0; steps"
+    ):
+        check(job.model_copy(update={"steps": 2, "classes": {"dog_bark": bark}}))
+    other = tmp_path / "other"
+    assemble([tiny_model], other)  # without originals: it chooses otherwise
+    with pytest.raises(ConfigError, match=r"models.small was \w{16}, now \w{16}; choose another folder"):
+        check(job.model_copy(update={"models": {"small": other}}))
+    (job.out / "made_with.json").unlink()
+    with pytest.raises(ConfigError, match=r"what .*out was made with cannot be read"):
+        check(job)
 
 
 def test_each_clip_is_chosen_against_a_target_of_its_own(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,16 +1,29 @@
 """The run folder: which checkpoint counts, and what may not be mixed."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from foley_ray.checkpoint import MODEL_FOLDER, PartInfo, read_info, save_model
 from foley_ray.config import TrainConfig
 from foley_ray.errors import TrainingError
 from foley_ray.presets import tiny
 from foley_ray.training.loop import Phase, Trainer
-from foley_ray.training.run import CHECKPOINTS, RAY_LIST, Run, checkpoint_step, newest_checkpoint, tidy_checkpoints
+from foley_ray.training.run import (
+    CHECKPOINTS,
+    METRICS_FILE,
+    RAY_LIST,
+    Run,
+    check_run,
+    checkpoint_step,
+    newest_checkpoint,
+    tidy_checkpoints,
+    write_run,
+)
 
 
 def checkpoint(out: Path, step: int, attempt: int = 0) -> Path:
@@ -55,6 +68,31 @@ def test_before_a_run_goes_on_torn_and_old_checkpoints_make_room(tmp_path: Path)
     (tmp_path / CHECKPOINTS / RAY_LIST).write_text("{torn")
     tidy_checkpoints(tmp_path, keep=2)
     assert sorted((tmp_path / CHECKPOINTS).iterdir()) == made[1:3]
+
+
+def test_a_run_that_lost_its_checkpoints_is_not_started_over(tmp_path: Path, tiny_model: Path) -> None:
+    run = Run("vae", tiny(), TrainConfig(steps=100, checkpoint_every=4), tmp_path, tmp_path / "out")
+    wanted = {"train": run.train.model_dump(mode="json")}
+    write_run(run, wanted)
+    metrics = run.out / METRICS_FILE
+    assert check_run(run, wanted) is None  # it failed before it had begun
+    metrics.write_text('{"step": 2}\n{"step": 4}\n{"ste')
+    (checkpoint(run.out, 4) / "state.pt").write_bytes(b"torn")
+    assert check_run(run, wanted) is None  # killed while it wrote the first checkpoint: nothing is lost
+    metrics.write_text('{"step": 4}\n{"step": 6}\n')
+    with pytest.raises(TrainingError, match=r"has trained to step 6, .* no whole checkpoint .*another --out, or delete"):
+        check_run(run, wanted)
+    checkpoint(run.out, 4, attempt=1)
+    assert check_run(run, wanted) is None
+    shutil.rmtree(run.out / CHECKPOINTS)
+    metrics.unlink()
+    trained = {"vae": PartInfo(digest="", training={"step": 8})}
+    made = {"vae": tiny_model / "vae"}
+    save_model(run.out / MODEL_FOLDER, read_info(tiny_model).model_copy(update={"parts": trained}), made)
+    with pytest.raises(TrainingError, match=r"trained to step 8, .* no whole checkpoint"):  # it would replace the model
+        check_run(run, wanted)
+    enough = replace(run, train=TrainConfig(steps=8, checkpoint_every=4))
+    assert check_run(enough, wanted) is not None
 
 
 def test_elastic_runs_know_their_largest_size(tmp_path: Path) -> None:

@@ -96,6 +96,11 @@ def describe(
     )
 
 
+def is_known(column: str) -> bool:
+    """Whether a column of that name says anything of a recording: others may hold whole sounds, and need not be read."""
+    return column == "other_captions" or column in _KNOWN or bool(_NUMBERED.fullmatch(column))
+
+
 def cell(row: Mapping[str, Any], column: str) -> str:
     """What a row has under one of the names of a column, on one line; empty for what is absent."""
     return next((text(row[name]) for name in COLUMNS.get(column, (column,)) if name in row), "")
@@ -117,6 +122,7 @@ def labels_in(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     return (classes[0], (", ".join(map(caption_of, classes)),)) if classes else (None, ())
 
 
+_KNOWN = frozenset(name for names in COLUMNS.values() for name in names)
 _NUMBERED = re.compile(r"caption_\d+")
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foley_ray.data.manifest import Reason
-from foley_ray.data.sources.recording import COLUMNS, Recording, captions_in, describe, split_in, text
+from foley_ray.data.sources.recording import COLUMNS, Recording, captions_in, describe, is_known, split_in, text
 from foley_ray.data.sources.tables import Row, is_sound
 from foley_ray.data.storage import Fault, Place, Storage
 
@@ -148,8 +148,7 @@ def _rows(storage: Storage, name: str) -> list[Recording]:
             schema = parquet.schema_arrow
             column = _sound_column(schema)
             struct = column.removesuffix(".bytes") if column.endswith(".bytes") else ""
-            known = {"other_captions", *(named for names in COLUMNS.values() for named in names)}
-            columns = [field for field in schema.names if field in known or field.startswith("caption_")]
+            columns = [name for name in schema.names if is_known(name)]
             if struct and schema.field(struct).type.get_field_index("path") >= 0:
                 columns.append(f"{struct}.path")
             for batch in parquet.iter_batches(columns=columns):
@@ -170,7 +169,8 @@ def _named(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[Row]:
     try:
         about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = about.get("info", {}).get("features", {})
-        names = {column: feature["names"] for column, feature in features.items() if feature.get("_type") == "ClassLabel"}
+        kinds = {column: feature for column, feature in features.items() if isinstance(feature, dict)}  # of lists: a list
+        names = {column: feature["names"] for column, feature in kinds.items() if feature.get("_type") == "ClassLabel"}
     except (ValueError, AttributeError, TypeError, KeyError):
         names = {}
     for row in batch.to_pylist():

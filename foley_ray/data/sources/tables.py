@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from foley_ray.audio.files import AUDIO_SUFFIXES
-from foley_ray.data.sources.recording import COLUMNS, stem, words_of
+from foley_ray.data.sources.recording import is_known, stem, words_of
 from foley_ray.data.storage import Fault, Storage
 from foley_ray.errors import SourceError
 
@@ -22,8 +22,8 @@ HEAD_BYTES = 64 * 2**10
 Row = dict[str, Any]
 
 
-def read_table(storage: Storage, name: str, *, columns: Iterable[str] | None = None) -> tuple[list[str], list[Row]]:
-    """(column names, rows) of a CSV, JSON lines or Parquet file; of Parquet only the columns named, or known.
+def read_table(storage: Storage, name: str) -> tuple[list[str], list[Row]]:
+    """(column names, rows) of a CSV, JSON lines or Parquet file; of Parquet only the columns that are known are read.
 
     Raises SourceError when the file is not what its suffix says.
     """
@@ -32,9 +32,7 @@ def read_table(storage: Storage, name: str, *, columns: Iterable[str] | None = N
             with storage.open(name) as file:
                 parquet = pq.ParquetFile(file)
                 names = parquet.schema_arrow.names
-                wanted = columns or [column for known in COLUMNS.values() for column in known]
-                # others may hold whole sounds
-                return names, parquet.read(columns=[column for column in wanted if column in names]).to_pylist()
+                return names, parquet.read(columns=[name for name in names if is_known(name)]).to_pylist()
         content = _content(storage, name)
         if name.endswith(".csv"):
             reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)

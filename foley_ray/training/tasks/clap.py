@@ -50,6 +50,7 @@ class ClapTask(TrainingTask):
     def __init__(self, config: ModelConfig, train: TrainConfig, given: Parts):
         super().__init__(config, train, given)
         self.clap = given.get("clap") or build_clap(config.clap)
+        self.config = config.model_copy(update={"clap": self.clap.config})  # an imported one's is not the preset's
         if train.audio_only:
             if "clap" not in given:
                 raise ConfigError("audio_only trains the audio tower of a CLAP that is there: give it with --init")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foley_ray.data.sources import DCASE_CLASSES, caption_of, class_of, read_source
-from foley_ray.data.storage import Place
+from foley_ray.data.sources.tables import read_table
+from foley_ray.data.storage import Place, Storage
 from foley_ray.errors import ConfigError, SourceError
 
 
@@ -120,6 +121,23 @@ def test_several_captions_are_those_of_one_recording(tmp_path):
         '{"file": "a.wav", "captions": ["one", "two", "one"], "caption_2": "four", "caption_1": "three"}',
     )
     assert [row.captions for row in rows(tmp_path)] == [("one", "two", "three", "four")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "captions"),
+    [
+        ({"caption_1": "one", "caption_2": "two"}, ("one", "two")),
+        (
+            {"caption": "one", "other_captions": ["two"], "caption_10": "four", "caption_9": "three"},
+            ("one", "two", "three", "four"),
+        ),
+    ],
+)
+def test_several_captions_in_parquet_are_read_as_anywhere_else(tmp_path, columns, captions):
+    table = pa.Table.from_pylist([{"file_name": "a.wav", "caption_lang": "en", "wave": b"a whole sound", **columns}])
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    assert [row.captions for row in rows(tmp_path)] == [captions]
+    assert not {"caption_lang", "wave"} & read_table(Storage(tmp_path), "metadata.parquet")[1][0].keys()
 
 
 # ------------------------------------------------------------------------------------------------------------ audiofolder

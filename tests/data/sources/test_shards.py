@@ -98,6 +98,7 @@ def parquet(file, sounds, **columns):
     struct = pa.array([{"bytes": sound, "path": f"{n}.wav"} for n, sound in enumerate(sounds)])
     table = pa.table({"audio": struct, **columns})
     features = {"label": {"names": ["dog", "Heavy Rain"], "_type": "ClassLabel"}, "audio": {"_type": "Audio"}}
+    features |= {"tags": [{"dtype": "string", "_type": "Value"}]}  # a list of strings
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, file, row_group_size=3)
