@@ -303,10 +303,13 @@ def save_model(out: Path, info: ModelInfo, parts: Mapping[Part, Any | Path], hal
     return info
 
 
-def assemble(sources: Sequence[Path], out: Path, half: bool = False) -> ModelInfo:
+def assemble(
+    sources: Sequence[Path], out: Path, half: bool = False, taught: Mapping[str, tuple[str, ...]] | None = None
+) -> ModelInfo:
     """Put the parts of several model folders into one; where two have the same part, the later folder's is taken.
 
-    `half` stores weights as 16-bit floats, half the size; they are loaded as 32-bit again. Raises ModelError if the parts do
+    `half` stores weights as 16-bit floats, half the size; they are loaded as 32-bit again. `taught` are sounds that the unet
+    learned before those that its folder tells of. Raises ModelError if the parts do
     not fit each other, OutputError if `out` cannot be written.
     """
     infos = [(folder, read_info(folder)) for folder in sources]
@@ -327,7 +330,7 @@ def assemble(sources: Sequence[Path], out: Path, half: bool = False) -> ModelInf
         latent_scale=chosen["unet"][1].latent_scale if "unet" in chosen else 1.0,
         parts={name: owner.parts[name] for name, (_, owner) in chosen.items()},
         licences=sorted({licence for _, owner in infos for licence in owner.licences}),
-        sounds=chosen["unet"][1].sounds if "unet" in chosen else {},
+        sounds={**(taught or {}), **chosen["unet"][1].sounds} if "unet" in chosen else {},
     )
     check_fit(info, out)
     return save_model(out, info, {name: folder / name for name, (folder, _) in chosen.items()}, half)

@@ -69,6 +69,13 @@ def test_assemble_takes_the_later_of_two(tmp_path: Path) -> None:
     assert set(info.parts) == {"vae", "tuning"}
 
 
+def test_what_a_unet_learned_before_stays_known_beside_what_its_folder_tells_of(tiny_model: Path, tmp_path: Path) -> None:
+    taught = {"rain": ("heavy rain",), "dog_bark": ("an old wording",)}
+    told = read_info(tiny_model).sounds
+    assert assemble([tiny_model], tmp_path / "a", taught=taught).sounds == {**taught, **told}
+    assert assemble([tiny_model], tmp_path / "b").sounds == told
+
+
 def test_parts_made_for_others_are_refused(tmp_path: Path) -> None:
     vae = part_folder(tmp_path / "vae", "vae")
     tuning = part_folder(tmp_path / "tuning", "tuning", made_for={"vae": "0" * 16})

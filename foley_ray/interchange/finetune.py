@@ -110,7 +110,7 @@ def finetune(wish: Wish, say: Say = lambda line: None) -> ModelInfo:
         use_gpu=wish.gpu,
     )
     train(run, lambda metrics: say(f"finetune  {progress_line(metrics)}"))
-    made = assemble([model, out / "finetune" / "model"], out / "model")
+    made = assemble([model, out / "finetune" / "model"], out / "model", taught=info.sounds)
     # a few recordings are soon learned by heart, and those of the given model not forgotten: its CLAP, which heard them, stays
     return note_originals(out / "model", dataset, earlier=earlier) if info.can_rank else made
 
