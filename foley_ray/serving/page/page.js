@@ -42,6 +42,7 @@ async function loadInfo() {
   byId("about").textContent = `model ${info.preset} ${info.model}`;
   byId("candidates").max = Math.min(info.limits.candidates, 9);
   byId("steps").max = Math.min(info.limits.steps, 200);
+  byId("steps").min = Math.min(info.limits.steps, 4);
   if (!byId("prompt").value) fill(info.defaults);
 }
 
