@@ -1,7 +1,6 @@
 """The four stages in one process: prompts in, ranked clips out. Serve and the library builder run the same stages elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from foley_ray.stages.vocode import VocodeStage
 
 GROUP_CLIPS = 8
 """Clips worked on together: enough to fill the denoiser's batches, few enough that the first sounds come soon."""
-DOUBTS_KEPT = 1024
-"""Prompts: whoever asks for many clips asks for many of the same one."""
 
 
 class Pipeline:
@@ -40,7 +37,6 @@ class Pipeline:
         self.sample = SampleStage(model, device, clap=clap)
         self.vocode = VocodeStage(model, device)
         self.rank = RankStage(model, device, clap=clap)
-        self._doubt = lru_cache(DOUBTS_KEPT)(self.condition.familiar.doubt)
 
     def generate(self, requests: Iterable[ClipRequest], on_step: Callable[[int, int], None] | None = None) -> Iterator[Clip]:
         """Clips in request order, a group at a time. Raises PromptError for a prompt that cannot be generated.
@@ -63,7 +59,7 @@ class Pipeline:
 
     def doubt(self, prompt: str) -> str | None:
         """What to tell who asks for a sound that the model was hardly taught, and which it was; None for others."""
-        return self._doubt(prompt)
+        return self.condition.familiar.doubt(prompt)
 
     def _generate_group(self, group: list[ClipRequest], on_step: Callable[[int, int], None] | None) -> list[Clip]:
         """Draw candidates for all; draw again, with the next candidate indices, for those that are not settled."""

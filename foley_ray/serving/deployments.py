@@ -5,7 +5,6 @@ Stages are imported in the constructors: torch is loaded where a model runs, and
 
 import asyncio
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -19,8 +18,6 @@ from foley_ray.serving.parcel import Parcel, pack, unpack
 from foley_ray.serving.settings import BatchedSettings, ServeSettings, StageSettings
 
 Outcome = Batch | Exception
-DOUBTS_KEPT = 256
-"""Prompts: the clips of one request share theirs, and people ask again."""
 
 
 def _set_threads(settings: StageSettings) -> None:
@@ -71,7 +68,7 @@ class Condition(_Batched):
         _set_threads(settings.condition)
         model = settings.model or shipped_model()
         stage = ConditionStage(model, settings.condition.device)
-        self.doubt = lru_cache(DOUBTS_KEPT)(stage.familiar.doubt)
+        self.doubt = stage.familiar.doubt
         super().__init__(stage, settings.condition)
 
     async def __call__(self, batch: Batch) -> tuple[Parcel, str | None]:

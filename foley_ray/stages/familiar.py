@@ -9,6 +9,7 @@ nearest).
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ HALF_WORDS, SURE_COSINE = 0.5, 0.97
 """With no more than half its words known, a prompt must lie this near to a class."""
 FAR_COSINE = 0.85
 NEAREST = 3
+PROMPTS_KEPT = 1024
+"""Whoever asks for many sounds asks for many of the same one."""
 _STOP = """
 a an the of in on at by to and or with from for as is are being be its it this that some someone something one two three few
 over under near into onto off out up down sound sounds sounding noise noises recording
@@ -34,10 +37,14 @@ class Familiar:
         self.words = set().union(*(_words(text) for name, texts in sounds.items() for text in (name, *texts)))
         self._embed = embed
         self._names_ND: Tensor | None = None
+        self._doubts = lru_cache(PROMPTS_KEPT)(self._doubt)
 
-    @torch.inference_mode()
     def doubt(self, prompt: str) -> str | None:
         """A sentence for who asked, if the prompt is far from everything known; None if not, or if nothing is known of it."""
+        return self._doubts(prompt)
+
+    @torch.inference_mode()
+    def _doubt(self, prompt: str) -> str | None:
         if not self.names:
             return None
         if self._names_ND is None:  # a tenth of a second, and not everybody asks

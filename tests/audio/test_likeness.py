@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sounds import noise_bursts
 
 from foley_ray.audio.likeness import COARSE, FINE, MEL_RANGE, picture, picture_distance
 from foley_ray.audio.mel import LogMel
@@ -15,19 +16,8 @@ def log_mels(wave_NT: np.ndarray) -> np.ndarray:
     return LogMel(SPEC)(torch.from_numpy(wave_NT.astype(np.float32))).numpy()
 
 
-def sounds(seed: int, count: int = 4) -> np.ndarray:
-    """Noise bursts of random colour, place and length."""
-    rng = np.random.default_rng(seed)
-    wave_NT = np.zeros((count, SPEC.clip_samples), dtype=np.float32)
-    for wave_T in wave_NT:
-        start, length = rng.integers(2000, 6000), rng.integers(2000, 8000)
-        noise = np.convolve(rng.standard_normal(length), rng.standard_normal(int(rng.integers(1, 40))), "same")
-        wave_T[start : start + length] = 0.5 * noise / np.abs(noise).max()
-    return wave_NT
-
-
 def test_a_shifted_quieter_copy_is_found_and_others_are_not() -> None:
-    wave_NT = sounds(0)
+    wave_NT = noise_bursts(SPEC.clip_samples, 0)
     copies_NT = 0.3 * np.roll(wave_NT, 8 * 256, axis=1)
     distance_NN = picture_distance(picture(log_mels(copies_NT)), picture(log_mels(wave_NT)))
     assert (distance_NN.argmin(axis=1) == np.arange(4)).all()
@@ -36,7 +26,7 @@ def test_a_shifted_quieter_copy_is_found_and_others_are_not() -> None:
 
 
 def test_the_distance_agrees_with_shifting_by_hand() -> None:
-    a_NFM, b_KFM = log_mels(sounds(1, 2)), log_mels(sounds(2, 3))
+    a_NFM, b_KFM = log_mels(noise_bursts(SPEC.clip_samples, 1, 2)), log_mels(noise_bursts(SPEC.clip_samples, 2, 3))
     found_NK = picture_distance(picture(a_NFM), picture(b_KFM))
 
     def thin(mel_FM: np.ndarray) -> np.ndarray:
@@ -66,7 +56,7 @@ def test_silence_and_a_steady_tone_are_like_nothing_not_even_themselves() -> Non
 
 
 def test_a_picture_is_floored_below_its_loudest_cell_whatever_its_level() -> None:
-    wave_NT = sounds(3)
+    wave_NT = noise_bursts(SPEC.clip_samples, 3)
     loud_NFM = picture(log_mels(wave_NT))
     assert loud_NFM.max(axis=(1, 2)) == pytest.approx(MEL_RANGE)
     assert loud_NFM.min() == 0

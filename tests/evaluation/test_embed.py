@@ -1,4 +1,5 @@
 import numpy as np
+from sounds import noise_bursts
 
 from foley_ray.evaluation.embed import log_mels
 from foley_ray.evaluation.features import describe
@@ -7,26 +8,15 @@ from foley_ray.spec import AudioSpec
 SPEC = AudioSpec(clip_s=1.0)
 
 
-def sounds(seed: int, count: int = 4) -> np.ndarray:
-    """Noise bursts of random colour, place and length."""
-    rng = np.random.default_rng(seed)
-    wave_NT = np.zeros((count, SPEC.clip_samples), dtype=np.float32)
-    for wave_T in wave_NT:
-        start, length = rng.integers(2000, 6000), rng.integers(2000, 8000)
-        noise = np.convolve(rng.standard_normal(length), rng.standard_normal(int(rng.integers(1, 40))), "same")
-        wave_T[start : start + length] = 0.5 * noise / np.abs(noise).max()
-    return wave_NT
-
-
 def test_mels_and_features_do_not_depend_on_the_batch() -> None:
-    wave_NT = sounds(3, 40)
+    wave_NT = noise_bursts(SPEC.clip_samples, 3, 40)
     together = log_mels(wave_NT, SPEC)
     np.testing.assert_allclose(together[35:36], log_mels(wave_NT[35:36], SPEC), atol=1e-4)
     np.testing.assert_allclose(describe(together, 86.1)[35:36], describe(together[35:36], 86.1), atol=1e-4)
 
 
 def test_features_do_not_depend_on_the_level_nor_on_faint_noise() -> None:
-    wave_NT = sounds(4)
+    wave_NT = noise_bursts(SPEC.clip_samples, 4)
     plain = describe(log_mels(wave_NT, SPEC), 86.1)
     np.testing.assert_allclose(describe(log_mels(0.5 * wave_NT, SPEC), 86.1), plain, atol=0.02)
     # 16-bit rounding on top of digital silence, 90 dB down

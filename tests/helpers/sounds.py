@@ -44,3 +44,14 @@ def lay_out(root, files):
         else:
             file.write_text(content, encoding="utf-8")
     return root
+
+
+def noise_bursts(samples, seed, count=4):
+    """(N, T): a burst in each wave, of random colour, place and length."""
+    rng = np.random.default_rng(seed)
+    wave_NT = np.zeros((count, samples), dtype=np.float32)
+    for wave_T in wave_NT:
+        start, length = rng.integers(2000, 6000), rng.integers(2000, 8000)
+        noise = np.convolve(rng.standard_normal(length), rng.standard_normal(int(rng.integers(1, 40))), "same")
+        wave_T[start : start + length] = 0.5 * noise / np.abs(noise).max()
+    return wave_NT
